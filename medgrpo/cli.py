@@ -1,0 +1,249 @@
+"""The command line: the same stages, with and without Prefect. Heavy libraries are imported inside the commands."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from medgrpo.errors import MedgrpoError
+
+app = typer.Typer(
+    name="medgrpo",
+    help=(
+        "Fine-tune small open language models with GRPO on medical questions; serve only what is shown to be better."
+        "\n\nExample:  medgrpo run configs/laptop.toml"
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+REFUSED = 3
+"""Exit code of `promote` when the gate says no."""
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML config, for example configs/laptop.toml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in grpo.beta=0.01.")
+]
+SplitName = Literal["validation", "test"]
+
+
+@app.command()
+def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Run the whole pipeline as a Prefect flow: data, training, evaluation, registry, gate, served answer.
+
+    Example:  medgrpo run configs/laptop.toml --set grpo.steps=60
+    """
+    from medgrpo.config_file import read_config
+    from medgrpo.environment import embed_prefect
+    from medgrpo.report import render
+    from medgrpo.settings import Settings
+
+    config = read_config(config_path, overrides or ())
+    settings = Settings()
+    embed_prefect(settings)
+    from flows.pipeline import pipeline
+
+    print(render(pipeline(config), settings))
+
+
+@app.command()
+def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Show what a run would do: the resolved config, rows, steps, memory and time. Trains nothing.
+
+    Example:  medgrpo plan configs/llama31-8b.toml
+    """
+    from medgrpo.config_file import read_config
+    from medgrpo.plan import make_plan
+    from medgrpo.settings import Settings
+
+    print(make_plan(read_config(config_path, overrides or ()), Settings()))
+
+
+@app.command()
+def prepare(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Load, split and validate the questions; print the dataset's key and counts.
+
+    Example:  medgrpo prepare configs/laptop.toml
+    """
+    from medgrpo.data.validate import validate
+
+    stages = _stages(config_path, overrides)
+    report = validate(stages.dataset, stages.settings)
+    warnings = [result for result in report.results if not result.success]
+    print(f"dataset {stages.dataset.key}: {stages.dataset.rows}")
+    print(f"{len(report.results)} expectations, {len(warnings)} warnings")
+    for warning in warnings:
+        print(f"  {warning.name}: {warning.bad_count} rows: {', '.join(warning.bad_ids)}")
+
+
+@app.command()
+def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Let the rewards prove themselves on the train rows: full marks for gold, none for cheats.
+
+    Example:  medgrpo audit configs/laptop.toml
+    """
+    from medgrpo.rewards.audit import audit_config
+
+    stages = _stages(config_path, overrides)
+    report = audit_config(stages.config, stages.base, stages.dataset, stages.settings)
+    print(f"{'family':32} {'mean':>8} {'highest':>8}   on {report.rows} rows")
+    for row in report.families:
+        print(f"{row.family:32} {row.mean:8.3f} {row.highest:8.3f}   {'passed' if row.passed else 'FAILED'}")
+
+
+@app.command()
+def train(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Train the adapter, from the newest good checkpoint if there is one; print the checkpoints.
+
+    Example:  medgrpo train configs/laptop.toml
+    """
+    stages = _stages(config_path, overrides)
+    for checkpoint in stages.training.checkpoints:
+        print(f"step {checkpoint.step:5}  adapter {checkpoint.adapter_digest}")
+    print(f"MLflow run {stages.run.run_id}")
+
+
+@app.command()
+def evaluate(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    split: Annotated[SplitName, typer.Option(help="Rows to measure on. Choose nothing on the test rows.")] = "validation",
+) -> None:
+    """Measure the base model and every checkpoint on the same rows; stages that it stands on are done first.
+
+    Example:  medgrpo evaluate configs/laptop.toml
+    """
+    stages = _stages(config_path, overrides)
+    for report in stages.reports(split):
+        name = "base" if report.checkpoint.is_base else f"step {report.checkpoint.step}"
+        print(f"{name:12} accuracy {report.accuracy}  format rate {report.format_rate}  rows {report.rows}")
+
+
+@app.command()
+def register(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Make the checkpoint that is best on the validation rows a model version, and the challenger.
+
+    Example:  medgrpo register configs/laptop.toml
+    """
+    version = _stages(config_path, overrides).version
+    print(f"{version.name} version {version.version}, adapter {version.adapter_digest}")
+
+
+@app.command()
+def promote(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Ask the gate, and make the challenger the champion if it says so; exit code 3 if not.
+
+    Example:  medgrpo promote configs/laptop.toml
+    """
+    stages = _stages(config_path, overrides)
+    decision = stages.decision
+    print(f"{stages.version.name} version {stages.version.version}: {'promoted' if decision.promote else 'refused'}")
+    for reason in decision.reasons:
+        print(f"  - {reason}")
+    if not decision.promote:
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
+def rollback(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Make the previous champion the champion again.
+
+    Example:  medgrpo rollback configs/laptop.toml
+    """
+    from medgrpo import registry
+    from medgrpo.config_file import read_config
+    from medgrpo.settings import Settings
+
+    version = registry.rollback(read_config(config_path, overrides or ()).model_name, Settings())
+    print(f"{version.name} version {version.version} is the champion again")
+
+
+@app.command()
+def serve(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    version: Annotated[int | None, typer.Option(help="Serve this version; default: the champion.")] = None,
+    host: Annotated[str, typer.Option(help="Other than loopback only with MEDGRPO_API_KEY set.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one.")] = 8000,
+) -> None:
+    """Serve the champion over an OpenAI-compatible HTTP API.
+
+    Example:  medgrpo serve configs/laptop.toml --port 8000
+    """
+    from medgrpo.config_file import read_config
+    from medgrpo.serve.load import load_engine
+    from medgrpo.serve.process import check_host
+    from medgrpo.serve.process import run as run_server
+    from medgrpo.settings import Settings
+
+    check_host(host)
+    config = read_config(config_path, overrides or ())
+    run_server(load_engine(config, Settings(), version), host, port, config.serve.max_completion_tokens)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, with its options if it has some.")],
+    url: Annotated[str, typer.Option(help="Where the served stage is.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Ask the served stage one question; print what it says and which version said it.
+
+    Example:  medgrpo ask "Serum sodium is 128 mmol/L (reference range 133-146). Is it low, normal or high?"
+    """
+    from medgrpo.serve.process import ask as ask_server
+
+    answer = ask_server(url, question)
+    print(answer.completion)
+    print(f"\n[{answer.version}] answer: {answer.answer if answer.answer is not None else '(none in the grammar)'}")
+
+
+@app.command()
+def ui(
+    which: Annotated[Literal["mlflow", "prefect"], typer.Argument(help="Which UI to open.")],
+    port: Annotated[int, typer.Option(help="0: the UI's usual one (MLflow 5000, Prefect 4200).")] = 0,
+) -> None:
+    """Start the MLflow or the Prefect UI on the home folder, on loopback, until Ctrl-C.
+
+    Example:  medgrpo ui mlflow
+    """
+    from medgrpo.environment import run_ui
+    from medgrpo.settings import Settings
+
+    run_ui(which, port, Settings())
+
+
+def _stages(config_path: Path, overrides: list[str] | None) -> Any:
+    from medgrpo.config_file import read_config
+    from medgrpo.settings import Settings
+    from medgrpo.stages import Stages
+
+    return Stages(read_config(config_path, overrides or ()), Settings())
+
+
+def main() -> None:
+    """Entry point: a medgrpo failure is one message on standard error and its exit code, never a stack trace."""
+    from medgrpo.progress import quiet
+
+    quiet()
+    sys.exit(_guarded(app))
+
+
+def _guarded(command: Callable[..., Any]) -> int:
+    try:
+        return command(standalone_mode=False) or 0
+    except MedgrpoError as error:
+        print(f"medgrpo: {error}", file=sys.stderr)
+        return error.exit_code
+    except typer.TyperException as error:  # type: ignore[attr-defined]
+        error.show()
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("medgrpo: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Everything that changes a result: frozen models, one per TOML section. Read a file with `config_file.read_config`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from medgrpo.answer import DEFAULT_SYSTEM_PROMPT
+from medgrpo.base_models import AnyBase, WheelBase
+from medgrpo.data import AnySource, ClinicalSource
+from medgrpo.rewards import AnyReward, CorrectReward, FormatReward
+from medgrpo.types import Frozen
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)]
+
+
+class DataConfig(Frozen):
+    """The questions and how they are split."""
+
+    source: AnySource = ClinicalSource()
+    """Where the questions come from."""
+    validation_rows: int = Field(default=64, ge=1)
+    """Held-out rows on which checkpoints are compared."""
+    test_rows: int = Field(default=128, ge=1)
+    """Held-out rows on which the gate decides. Nothing is ever chosen on them."""
+    max_prompt_tokens: int = Field(default=512, ge=1)
+    """Rows whose prompt is longer are dropped, with the reason kept."""
+
+
+class LoraConfig(Frozen):
+    """The adapter."""
+
+    r: int = Field(default=16, ge=1)
+    """Rank."""
+    alpha: int = Field(default=32, ge=1)
+    """Scale: the update is multiplied by alpha / r."""
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers that get an adapter."""
+
+
+class PolicyConfig(Frozen):
+    """The base model and the adapter that is trained on it."""
+
+    base: AnyBase = WheelBase()
+    """Where the base model's weights come from."""
+    lora: LoraConfig = LoraConfig()
+    """The adapter's shape."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Compute dtype. `auto`: bfloat16 where the GPU has it, else float16 on a GPU, float32 on a CPU."""
+    load_in_4bit: bool = False
+    """Load the base in 4 bits (NF4, double quantization). Needs a CUDA device."""
+
+
+class Demonstration(Frozen):
+    """A worked question, shown to the policy before each question."""
+
+    question: str
+    """The user's turn."""
+    completion: str
+    """The assistant's turn, in the answer grammar."""
+
+
+class PromptConfig(Frozen):
+    """How a question is put to the policy, in training, evaluation and serving alike."""
+
+    system: str = DEFAULT_SYSTEM_PROMPT
+    """The system prompt."""
+    demonstrations: tuple[Demonstration, ...] = ()
+    """Worked questions shown as earlier turns."""
+
+    @property
+    def shown(self) -> tuple[tuple[str, str], ...]:
+        """The demonstrations as (question, completion) pairs."""
+        return tuple((d.question, d.completion) for d in self.demonstrations)
+
+
+class GrpoConfig(Frozen):
+    """Training with group relative policy optimisation."""
+
+    steps: int = Field(default=200, ge=1)
+    """Optimiser steps."""
+    checkpoints: int = Field(default=4, ge=1)
+    """Checkpoints kept and evaluated, evenly spaced; the last one is at the last step."""
+    prompts_per_step: int = Field(default=4, ge=1)
+    """Questions per optimiser step."""
+    num_generations: int = Field(default=8, ge=2)
+    """Completions sampled per question: the group size G."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Parts that a step's completions are split into, to save memory."""
+    max_completion_tokens: int = Field(default=128, ge=1)
+    """Completions are cut at this many tokens."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling bound."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Peak learning rate."""
+    lr_schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls."""
+    warmup_ratio: Share = 0.1
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the reference policy; 0 needs no reference."""
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
+    """How token losses are averaged (TRL's names)."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What the advantages are divided by the standard deviation of."""
+    mask_truncated_completions: bool = False
+    """Leave completions that were cut off out of the loss."""
+    shared_prefix: bool = True
+    """Run each prompt once per group instead of once per completion; same numbers, fewer tokens."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "GrpoConfig":
+        if self.completions_per_step % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps must divide prompts_per_step x num_generations = "
+                f"{self.completions_per_step}"
+            )
+        if self.checkpoints > self.steps:
+            raise ValueError("more checkpoints than steps")
+        return self
+
+    @property
+    def completions_per_step(self) -> int:
+        """Completions sampled for one optimiser step."""
+        return self.prompts_per_step * self.num_generations
+
+    @property
+    def save_every(self) -> int:
+        """Steps from one checkpoint to the next."""
+        return -(-self.steps // self.checkpoints)
+
+
+class EvaluationConfig(Frozen):
+    """How checkpoints are measured: greedy decoding, the strict grammar."""
+
+    max_completion_tokens: int = Field(default=128, ge=1)
+    """Completions are cut at this many tokens."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows generated together."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Level of the intervals."""
+    resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples."""
+
+
+class GateConfig(Frozen):
+    """When the champion moves."""
+
+    margin: Share = 0.0
+    """The lower end of the paired interval of the accuracy difference must be above this."""
+    min_format_rate: Share = 0.5
+    """The challenger must follow the strict grammar at least this often."""
+
+
+class RegistryConfig(Frozen):
+    """Where versions are kept."""
+
+    model_name: str = ""
+    """Registered model in MLflow; empty: `medgrpo-` and the config's name."""
+
+
+class ServeConfig(Frozen):
+    """What the served stage allows."""
+
+    max_completion_tokens: int = Field(default=256, ge=1)
+    """Longest completion that a request may ask for."""
+
+
+class Config(Frozen):
+    """One pipeline, whole."""
+
+    name: Name
+    """Names the MLflow experiment and the registered model."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the built-in questions, the split, the sampling and the adapter's first weights."""
+    data: DataConfig = DataConfig()
+    policy: PolicyConfig = PolicyConfig()
+    prompt: PromptConfig = PromptConfig()
+    rewards: tuple[AnyReward, ...] = Field(default=(CorrectReward(), FormatReward(weight=0.5)), min_length=1)
+    """The total reward is the weighted sum of these."""
+    grpo: GrpoConfig = GrpoConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _one_reward_of_a_kind(self) -> "Config":
+        kinds = [reward.kind for reward in self.rewards]
+        if doubled := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise ValueError(f"rewards: more than one of kind {', '.join(sorted(doubled))}: give it one weight")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The registered model's name in MLflow."""
+        return self.registry.model_name or f"medgrpo-{self.name}"

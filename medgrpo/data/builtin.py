@@ -1,0 +1,27 @@
+"""Source: the built-in clinical questions."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from medgrpo.types import Example, Frozen
+
+
+class ClinicalSource(Frozen):
+    """Questions written from reference ranges, formulas and scoring rules; the seed decides the numbers."""
+
+    kind: Literal["clinical"] = "clinical"
+    rows: int = Field(default=1000, ge=1)
+    """How many questions to write, over all splits."""
+    topics: tuple[str, ...] = ()
+    """Topics to write about; empty: all of them."""
+
+    def load(self, seed: int) -> list[Example]:
+        """Write the questions.
+
+        Raises:
+            DataError: an unknown topic, or more rows than the topics can give.
+        """
+        from medgrpo.data.clinical import generate
+
+        return generate(self.rows, seed, self.topics)

@@ -1,0 +1,66 @@
+"""The servers beside the pipeline on one machine: Prefect embedded in the home folder, and both UIs."""
+
+import logging
+import os
+import subprocess
+import sys
+from typing import Literal
+
+from medgrpo.errors import MedgrpoError
+from medgrpo.settings import Settings
+
+PORTS = {"mlflow": 5000, "prefect": 4200}
+HOST = "127.0.0.1"
+
+
+def prefect_variables(settings: Settings) -> dict[str, str]:
+    """Prefect's environment on one machine: everything under the home folder, nothing sent anywhere."""
+    return {
+        "PREFECT_HOME": str(settings.prefect_home),
+        "PREFECT_LOCAL_STORAGE_PATH": str(settings.prefect_home / "results"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "medgrpo",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+
+
+def embed_prefect(settings: Settings) -> None:
+    """Point Prefect at the home folder, unless `PREFECT_API_URL` names a server. Call before anything imports Prefect."""
+    for name, value in prefect_variables(settings).items():
+        if name not in os.environ:
+            os.environ[name] = value
+    import prefect  # noqa: F401  (its import attaches its console handler to our logger)
+
+    own = logging.getLogger("medgrpo")
+    own.handlers = [handler for handler in own.handlers if type(handler).__name__ != "PrefectConsoleHandler"]
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_trace)
+
+
+def run_ui(which: Literal["mlflow", "prefect"], port: int, settings: Settings) -> None:
+    """Run a UI on the home folder until it is stopped.
+
+    Raises:
+        MedgrpoError: it ended by itself with an error.
+    """
+    chosen = str(port or PORTS[which])
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if which == "mlflow":
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri]
+        command += ["--artifacts-destination", settings.artifacts.as_uri(), "--host", HOST, "--port", chosen]
+    else:
+        environment |= prefect_variables(settings)
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", chosen]
+    print(f"{which} at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code > 0:
+        raise MedgrpoError(f"{which} ended with exit code {code}; is port {chosen} in use? Choose another with --port")
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """Drop the stack trace of medgrpo's own errors: the message already says what to do."""
+    if record.exc_info and isinstance(record.exc_info[1], MedgrpoError):
+        record.exc_info = None
+    return True

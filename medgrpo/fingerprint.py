@@ -1,0 +1,48 @@
+"""Digests that stand for content: of values, of files, of source code. Equal content, equal digest, on every machine."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+PACKAGE = Path(__file__).parent
+KEY_LENGTH = 32
+"""Hexadecimal digits of a digest: 128 bits, and short enough for MLflow's 36-character dataset digests."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"no digest for a {type(value).__name__}")
+
+
+def canonical(value: Any) -> bytes:
+    """JSON of a value with sorted keys and no spaces; pydantic models count as their fields."""
+    return json.dumps(value, default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest(value: Any) -> str:
+    """Digest of any JSON-ready value."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:KEY_LENGTH]
+
+
+def file_digest(path: Path) -> str:
+    """Digest of one file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:KEY_LENGTH]
+
+
+def files_digest(root: Path, names: Iterable[str]) -> str:
+    """Digest of some files below `root`: their relative names and bytes."""
+    return digest({name: file_digest(root / name) for name in sorted(names)})
+
+
+def source_digest(*parts: str) -> str:
+    """Digest of this package's source: `parts` are modules (`answer.py`) or folders (`rewards`) below it."""
+    files = [
+        path for part in parts for path in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).rglob("*.py"))
+    ]
+    return files_digest(PACKAGE, [path.relative_to(PACKAGE).as_posix() for path in files])

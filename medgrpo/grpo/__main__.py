@@ -1,0 +1,48 @@
+"""The training process: `python -m medgrpo.grpo JOB.json`. Its exit code tells the parent whether a retry can help."""
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+from medgrpo.errors import MedgrpoError, TrainingRefused
+from medgrpo.grpo.protocol import EXIT_REFUSED, Job
+from medgrpo.progress import quiet
+
+
+def main() -> int:
+    """Run the job whose file is the only argument; the code to exit with."""
+    job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    die_with_parent()
+    quiet()
+    logging.captureWarnings(True)
+    from medgrpo.grpo.job import run
+
+    try:
+        run(job)
+    except (MedgrpoError, MemoryError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        hint = "lower grpo.prompts_per_step or raise grpo.gradient_accumulation_steps"
+        print(f"{TrainingRefused.__name__}: out of memory: {hint}", file=sys.stderr)
+        return EXIT_REFUSED
+    return 0
+
+
+def die_with_parent() -> None:
+    """End this process when the parent's end of our standard input closes, however the parent died."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):  # raw: a lock on the buffered stdin would break our own exit
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

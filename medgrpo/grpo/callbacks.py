@@ -1,0 +1,47 @@
+"""What happens beside the training steps: metrics go out, checkpoints are sealed, NaN stops the run."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from medgrpo.errors import TrainingRefused
+from medgrpo.grpo.checkpoints import seal
+from medgrpo.grpo.protocol import PROGRESS, Progress
+from medgrpo.tracking import MetricWriter
+
+SHOWN = {"reward": "reward", "rewards/correct/mean": "correct", "rewards/format/mean": "format", "step_time": "seconds"}
+
+
+class Reporter(TrainerCallback):
+    """Sends each step's metrics to MLflow and a progress line to the parent; refuses to go on with NaN."""
+
+    def __init__(self, writer: MetricWriter) -> None:
+        self._writer = writer
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Called by the trainer after every step."""
+        numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        if "train_runtime" in numbers:
+            return  # the summary at the end, not a step
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        self._writer.write(finite, state.global_step)
+        shown = {label: round(finite[name], 3) for name, label in SHOWN.items() if name in finite}
+        done = Progress(step=state.global_step, steps=state.max_steps, figures=shown)
+        print(PROGRESS + done.model_dump_json(), flush=True)
+        for name in ("loss", "grad_norm"):
+            if name in numbers and name not in finite:
+                raise TrainingRefused(
+                    f"{name} is {numbers[name]} at step {state.global_step}: lower grpo.learning_rate or "
+                    "grpo.max_grad_norm, or use policy.dtype = 'float32'"
+                )
+
+
+class Sealer(TrainerCallback):
+    """Seals each checkpoint once it is written."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer when a checkpoint's files are all there."""
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -1,0 +1,57 @@
+"""What a person sees while work goes on: a bar on a terminal, lines elsewhere."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+console = Console(stderr=True)
+
+SILENT = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+"""Environment that keeps libraries, and the processes that we start, from drawing bars of their own."""
+
+NOISY = ("httpx", "great_expectations", "transformers", "datasets", "sentence_transformers", "matplotlib", "fontTools")
+
+
+def quiet() -> None:
+    """Show medgrpo's own messages on standard error, and nothing but errors of the libraries below it."""
+    own = logging.getLogger("medgrpo")
+    own.setLevel(logging.INFO)
+    own.propagate = False
+    own.handlers = [RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)]
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)  # deprecations inside the libraries, which a user can't mend
+    os.environ |= {name: value for name, value in SILENT.items() if name not in os.environ}
+
+
+def bar() -> Progress:
+    """A progress bar on standard error; it draws nothing where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
+def track(items: Sequence[T], title: str) -> Iterator[T]:
+    """Go through items under a bar."""
+    with bar() as progress:
+        yield from progress.track(items, description=title)

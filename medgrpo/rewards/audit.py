@@ -1,0 +1,116 @@
+"""The audit: a reward set proves itself on the user's own rows before it trains anything.
+
+Every gold completion must reach full marks, the empty completion none, and every known cheat must earn less in
+total than an honest wrong answer in the strict grammar.
+"""
+
+from collections.abc import Callable, Sequence
+
+from medgrpo.answer import is_correct, parse, render_completion, render_gold, render_question
+from medgrpo.config import Config
+from medgrpo.data.store import read_split
+from medgrpo.errors import AuditFailed
+from medgrpo.rewards.reward import Reward
+from medgrpo.rewards.scoring import bound, score, total
+from medgrpo.settings import Settings
+from medgrpo.types import BaseRef, DatasetRef, Example, Frozen, Rollout
+
+TOLERANCE = 1e-6
+AUDITED_ROWS = 64
+
+CHEATS: dict[str, Callable[[Example], str]] = {
+    "empty completion": lambda _: "",
+    "empty blocks": lambda _: render_completion("", ""),
+    "gold without any block": lambda e: e.gold_text,
+    "gold in the reasoning only": lambda e: f"<reasoning>{e.gold_text}</reasoning>",
+    "question echoed": render_question,
+    "repeated tags": lambda _: "<reasoning></reasoning><answer></answer>" * 8,
+    "filler without an answer": lambda _: "<reasoning>" + "Let us think step by step. " * 40 + "</reasoning>",
+    "gold and a second answer": lambda e: render_gold(e) + "\n<answer>unsure</answer>",
+}
+"""Name → completion that must not pay. Each earns less than an honest wrong answer, or the reward set is refused."""
+
+
+class AuditRow(Frozen):
+    """What one family of completions earned, on average and at most, over the audited rows."""
+
+    family: str
+    mean: float
+    highest: float
+    passed: bool
+
+
+class AuditReport(Frozen):
+    """The audit of a reward set on rows of a dataset."""
+
+    rows: int
+    families: tuple[AuditRow, ...]
+
+    @property
+    def failures(self) -> tuple[AuditRow, ...]:
+        """Families that the reward set pays wrongly."""
+        return tuple(row for row in self.families if not row.passed)
+
+
+def audit_config(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings) -> AuditReport:
+    """Audit a config's rewards on the first train rows of its dataset; see `audit`."""
+    examples = read_split(dataset, "train", settings)[:AUDITED_ROWS]
+    return audit(bound(config.rewards, base), examples)
+
+
+def audit(rewards: Sequence[Reward], examples: Sequence[Example]) -> AuditReport:
+    """Audit a reward set on these examples.
+
+    Raises:
+        AuditFailed: a gold completion misses full marks, or a cheat pays; the message names reward, family and row.
+    """
+    _require_full_marks(rewards, examples)
+    honest = total(rewards, [_rollout(example, _honest_wrong(example)) for example in examples])
+    rows = [_audit_cheat(name, cheat, rewards, examples, honest) for name, cheat in CHEATS.items()]
+    report = AuditReport(rows=len(examples), families=tuple(rows))
+    if report.failures:
+        table = "; ".join(f"'{row.family}' earns up to {row.highest:.3f}" for row in report.failures)
+        raise AuditFailed(
+            f"the reward set pays known cheats as much as an honest wrong answer (at least {min(honest):.3f}): {table}. "
+            "Lower the weight of the term that pays, or make it stricter."
+        )
+    return report
+
+
+def _require_full_marks(rewards: Sequence[Reward], examples: Sequence[Example]) -> None:
+    golds = [_rollout(example, render_gold(example)) for example in examples]
+    for reward in rewards:
+        for rollout, value in zip(golds, score(reward, golds), strict=True):
+            if value < reward.full_marks(rollout) - TOLERANCE:
+                raise AuditFailed(
+                    f"reward '{reward.kind}' gives {value:.3f} to the gold answer of example '{rollout.example.id}': "
+                    f"check that its gold {rollout.example.gold!r} is an answer to the question"
+                )
+
+
+def _audit_cheat(
+    name: str,
+    cheat: Callable[[Example], str],
+    rewards: Sequence[Reward],
+    examples: Sequence[Example],
+    honest: Sequence[float],
+) -> AuditRow:
+    earned = total(rewards, [_rollout(example, cheat(example)) for example in examples])
+    passed = all(value < floor for value, floor in zip(earned, honest, strict=True))
+    return AuditRow(family=name, mean=sum(earned) / len(earned), highest=max(earned), passed=passed)
+
+
+def _honest_wrong(example: Example) -> str:
+    """A completion in the strict grammar with the example's reasoning and an answer that isn't right."""
+    if example.kind == "choice":
+        answer = next(letter for letter in example.options if letter != example.gold)
+    elif example.kind == "numeric":
+        answer = f"{float(example.gold) * 2 + 10 * example.tolerance + 1:g}"
+    else:
+        answer = "none of these"
+    assert not is_correct(answer, example)
+    return render_completion(example.reasoning or "The facts in the question lead to this.", answer)
+
+
+def _rollout(example: Example, completion: str) -> Rollout:
+    return Rollout(example=example, completion=completion, parsed=parse(completion))

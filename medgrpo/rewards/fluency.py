@@ -1,0 +1,75 @@
+"""Reward: does the reasoning read like language?"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from medgrpo.rewards.reward import Reward
+from medgrpo.types import Rollout
+
+if TYPE_CHECKING:
+    from medgrpo.policy import Policy
+
+MAX_TOKENS = 512
+"""Reasoning tokens that are scored; what comes after them doesn't change the score."""
+
+
+class FluencyReward(Reward):
+    """log(perplexity of the reasoning), mapped from the band [`fluent`, `gibberish`] to [1, 0] and clipped.
+
+    Perplexity is exp(mean negative log-likelihood per token) of the reasoning block alone under a frozen scorer.
+    It scores the completion, never the gold. No reasoning, no marks.
+    """
+
+    kind: Literal["fluency"] = "fluency"
+    scorer: str = ""
+    """Folder of a causal language model in the transformers layout; empty: the base model that is trained."""
+    fluent: float = Field(default=20.0, gt=1)
+    """Perplexity at or below which the reward is 1."""
+    gibberish: float = Field(default=2000.0, gt=1)
+    """Perplexity at or above which the reward is 0."""
+
+    @model_validator(mode="after")
+    def _band_is_ordered(self) -> "FluencyReward":
+        if self.fluent >= self.gibberish:
+            raise ValueError("fluent must be below gibberish")
+        return self
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Score a batch; each row on its own, so that neighbours and padding can't change a score."""
+        return [self._map(mean_nll(self.scorer, rollout.parsed.reasoning or "")) for rollout in rollouts]
+
+    def full_marks(self, rollout: Rollout) -> float:
+        """A gold reasoning may be terse: it needn't be fluent to be right."""
+        return 0.0
+
+    def _map(self, nll: float) -> float:
+        low, high = math.log(self.fluent), math.log(self.gibberish)
+        return min(1.0, max(0.0, (high - nll) / (high - low)))
+
+
+@lru_cache(maxsize=65536)
+def mean_nll(scorer: str, text: str) -> float:
+    """Mean negative log-likelihood per token of `text`, in nats; infinite for an empty text."""
+    import torch
+
+    policy = load_scorer(scorer)
+    ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TOKENS]
+    if not ids:
+        return math.inf
+    start = policy.tokenizer.bos_token_id
+    context = torch.tensor([[policy.tokenizer.eos_token_id if start is None else start, *ids]])
+    with torch.inference_mode():
+        loss = policy.model(input_ids=context, labels=context).loss
+    return float(loss)
+
+
+@lru_cache(maxsize=2)
+def load_scorer(folder: str) -> "Policy":
+    """Load the frozen scorer once per process."""
+    from medgrpo.policy import load_base
+
+    return load_base(folder)

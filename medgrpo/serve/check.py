@@ -1,0 +1,31 @@
+"""Does the served stage answer? Start it as a user would, ask it one question, stop it."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from medgrpo.answer import render_question
+from medgrpo.config import Config
+from medgrpo.data.store import read_split
+from medgrpo.serve.process import ask, serving
+from medgrpo.settings import Settings
+from medgrpo.types import DatasetRef, ServedAnswer
+
+START_TIMEOUT_S = 300
+
+
+def ask_once(config: Config, dataset: DatasetRef, settings: Settings) -> ServedAnswer:
+    """Start `medgrpo serve` on a free port, ask it the first test question, and stop it.
+
+    Raises:
+        ServeError: it didn't start, or didn't answer.
+    """
+    question = render_question(read_split(dataset, "test", settings)[0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(config.model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-m", "medgrpo.cli", "serve", str(path), "--port", "0"]
+        environment = os.environ | {"MEDGRPO_HOME": str(settings.root), "MEDGRPO_TRACKING_URI": settings.tracking_uri}
+        with serving(command, environment, START_TIMEOUT_S) as url:
+            return ask(url, question)

@@ -1,0 +1,253 @@
+"""The only writer of MLflow runs. One run per training key, found by its tag, so that a rerun goes on in it."""
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgrpo.config import Config
+from medgrpo.errors import TrackingError
+from medgrpo.settings import Settings
+from medgrpo.types import CheckpointRef, DatasetRef, EvalReport, Frozen, RunRef, Split
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from pandas import DataFrame
+
+log = logging.getLogger(__name__)
+
+KEY_TAG = "medgrpo.key"
+FLOW_RUN_TAG = "prefect.flow_run_id"
+MAX_PARAM = 500
+"""MLflow's longest parameter value, in characters, that every store takes."""
+
+
+def connect(settings: Settings) -> "MlflowClient":
+    """A client of the tracking server or file that the settings name.
+
+    Raises:
+        TrackingError: another folder named mlflow hides the library, or the server doesn't answer.
+    """
+    import mlflow
+
+    if getattr(mlflow, "__file__", None) is None:
+        raise TrackingError("MLflow is not installed: 'import mlflow' found only the project's mlflow/ folder")
+    mlflow.set_tracking_uri(settings.mlflow_uri)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    client = mlflow.MlflowClient(settings.mlflow_uri)
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:  # MLflow raises requests', SQLAlchemy's and its own types here
+        raise TrackingError(f"MLflow at {settings.mlflow_uri} does not answer: {error}") from error
+    return client
+
+
+def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, tags: Mapping[str, str]) -> RunRef:
+    """Find the run of this training key, or create it, and say what it is about.
+
+    Args:
+        tags: extra tags, such as the Prefect flow run that works on it now.
+    """
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    client = connect(settings)
+    experiment = _experiment(client, config.model_name, settings)
+    found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+    if found:
+        run = found[0]
+        client.update_run(run.info.run_id, status="RUNNING")
+    else:
+        run = client.create_run(experiment, run_name=f"{config.name}-{key[:8]}", tags={KEY_TAG: key})
+        for name, value in _params(config).items():
+            client.log_param(run.info.run_id, name, value)
+        client.log_dict(run.info.run_id, config.model_dump(mode="json"), "config.json")
+        inputs = [
+            DatasetInput(_mlflow_dataset(MetaDataset, dataset, split), [InputTag("mlflow.data.context", split)])
+            for split in dataset.digests
+        ]
+        client.log_inputs(run.info.run_id, datasets=inputs)
+    for name, value in tags.items():
+        client.set_tag(run.info.run_id, name, value)
+    return RunRef(run_id=run.info.run_id, key=key, experiment_id=experiment)
+
+
+def close_run(run_id: str, settings: Settings) -> None:
+    """Mark a run as finished."""
+    connect(settings).set_terminated(run_id, "FINISHED")
+
+
+def fail_runs_of(flow_run_id: str, settings: Settings) -> None:
+    """Mark the runs that a Prefect flow run has opened, and not closed, as failed."""
+    client = connect(settings)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    wanted = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs(experiments, wanted):
+        client.set_terminated(run.info.run_id, "FAILED")
+
+
+def log_report(run_id: str, name: str, report: Frozen, settings: Settings) -> None:
+    """Store a report as JSON in the run's artifacts."""
+    connect(settings).log_dict(run_id, report.model_dump(mode="json"), f"{name}.json")
+
+
+def log_files(run_id: str, paths: list[Path], folder: str, settings: Settings) -> None:
+    """Store files in the run's artifacts."""
+    client = connect(settings)
+    for path in paths:
+        client.log_artifact(run_id, str(path), folder)
+
+
+def log_rows(run_id: str, name: str, rows: "DataFrame", settings: Settings) -> None:
+    """Store a table that MLflow's UI shows as one; replaces an earlier one of the same name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.json"
+        path.write_text(json.dumps(json.loads(rows.to_json(orient="split", index=False))), encoding="utf-8")
+        client = connect(settings)
+        client.log_artifact(run_id, str(path))
+        # MLflow's UI offers its table view for the artifacts that this tag lists.
+        tables = [{"path": path.name, "type": "table"}]
+        logged = json.loads(client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
+        merged = logged + [table for table in tables if table not in logged]
+        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(merged))
+
+
+def log_evaluation(
+    run: RunRef, dataset: DatasetRef, report: EvalReport, adapter: Path | None, settings: Settings
+) -> str:
+    """Tie an evaluation's figures to its checkpoint (a LoggedModel) and to the rows' digest.
+
+    Args:
+        adapter: the checkpoint's adapter folder, stored with the LoggedModel; None for the base model.
+
+    Returns:
+        The LoggedModel's id.
+    """
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import Metric
+
+    client = connect(settings)
+    model = ensure_logged_model(client, run, report.checkpoint, adapter)
+    rows = _mlflow_dataset(MetaDataset, dataset, report.split)
+    figures = {
+        f"eval/{report.split}/accuracy": report.accuracy.mean,
+        f"eval/{report.split}/accuracy_low": report.accuracy.low,
+        f"eval/{report.split}/accuracy_high": report.accuracy.high,
+        f"eval/{report.split}/format_rate": report.format_rate.mean,
+        f"eval/{report.split}/completion_tokens": report.completion_tokens.mean,
+    }
+    if any(metric.key in figures and metric.dataset_digest == rows.digest for metric in model.metrics or []):
+        return str(model.model_id)
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, value, now, report.checkpoint.step, model.model_id, rows.name, rows.digest)
+        for name, value in figures.items()
+    ]
+    client.log_batch(run.run_id, metrics=metrics)
+    return str(model.model_id)
+
+
+def ensure_logged_model(
+    client: "MlflowClient", run: RunRef, checkpoint: CheckpointRef, adapter: Path | None
+) -> "LoggedModel":
+    """Find the LoggedModel of a checkpoint in this run, or create it with its adapter."""
+    if checkpoint.is_base:
+        name = "base"
+    elif checkpoint.train_key == run.key:
+        name = f"step-{checkpoint.step:06d}"
+    else:  # an incumbent from another training, measured on this one's rows
+        name = f"incumbent-{checkpoint.adapter_digest[:8]}"
+    found = client.search_logged_models(
+        [run.experiment_id], filter_string=f"source_run_id = '{run.run_id}' AND name = '{name}'"
+    )
+    if found:
+        return client.get_logged_model(found[0].model_id)
+    model = client.create_logged_model(
+        run.experiment_id,
+        name=name,
+        source_run_id=run.run_id,
+        tags={"medgrpo.adapter_digest": checkpoint.adapter_digest},
+        model_type="adapter" if adapter else "base",
+    )
+    if adapter is not None:
+        client.log_model_artifacts(model.model_id, str(adapter))
+    client.finalize_logged_model(model.model_id, "READY")
+    return client.get_logged_model(model.model_id)
+
+
+def history(run_id: str, metric: str, settings: Settings) -> list[tuple[int, float]]:
+    """All values of a metric, as (step, value) in order."""
+    found = connect(settings).get_metric_history(run_id, metric)
+    return sorted((point.step, point.value) for point in found)
+
+
+class MetricWriter:
+    """Writes a training's metrics step by step. A write that fails is kept and sent with the next one."""
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._pending: list[Any] = []
+        history = client.get_metric_history(run_id, "train/reward")
+        self.last_step = max((metric.step for metric in history), default=0)
+        """The newest step that the run already has: a resumed training doesn't log up to it again."""
+
+    def write(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log the metrics of one step under `train/`, unless the run already has that step."""
+        from mlflow.entities import Metric
+
+        if step <= self.last_step:
+            return
+        now = int(time.time() * 1000)
+        self._pending += [Metric(f"train/{name}", value, now, step) for name, value in metrics.items()]
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what is pending; returns whether everything arrived."""
+        try:
+            self._client.log_batch(self._run_id, metrics=self._pending)
+        except Exception as error:  # tracking must never end a training: keep the metrics and go on
+            log.warning("MLflow did not take %d metrics, kept for later: %s", len(self._pending), error)
+            return False
+        self._pending = []
+        return True
+
+
+def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    # A server owns its artifacts; for the SQLite file they go under the home folder instead of the working folder.
+    location = None if settings.tracking_uri else (settings.artifacts / name).as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _mlflow_dataset(meta_dataset: Any, dataset: DatasetRef, split: Split) -> Any:
+    """The split as MLflow names it: our digest, since MLflow's own ignores columns that hold lists."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.entities import Dataset
+
+    source = CodeDatasetSource(tags={"medgrpo.dataset_key": dataset.key})
+    meta = meta_dataset(source, name=f"{dataset.name}-{split}", digest=dataset.digests[split])
+    return Dataset(
+        name=meta.name,
+        digest=meta.digest,
+        source_type="code",
+        source=source.to_json(),
+        profile=json.dumps({"num_rows": dataset.rows[split]}),
+    )
+
+
+def _params(config: Config) -> dict[str, str]:
+    """The settings that people compare runs by; the whole config is an artifact."""
+    grpo = config.grpo.model_dump(mode="json")
+    shown = {f"grpo.{name}": value for name, value in grpo.items()}
+    shown |= {"seed": config.seed, "policy.lora.r": config.policy.lora.r, "policy.lora.alpha": config.policy.lora.alpha}
+    shown |= {"policy.base": json.dumps(config.policy.base.model_dump(mode="json"))}
+    shown |= {f"rewards.{reward.kind}": reward.weight for reward in config.rewards}
+    return {name: str(value)[:MAX_PARAM] for name, value in shown.items()}

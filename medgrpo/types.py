@@ -1,0 +1,207 @@
+"""The values that stages hand to one another: small, frozen, JSON-ready; ids and digests, never models or tables."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Kind = Literal["choice", "numeric", "text"]
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Frozen(BaseModel):
+    """An immutable value without room for unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Example(Frozen):
+    """One question with the answer that counts as right (its gold).
+
+    `gold` is an option letter for kind `choice`, a decimal number for `numeric`, any text for `text`.
+    """
+
+    id: str = Field(min_length=1)
+    kind: Kind
+    question: str
+    gold: str
+    options: dict[str, str] = Field(default_factory=dict)
+    """Letter → text, in the order shown. Only for kind `choice`."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """Largest absolute difference from `gold` that is still right. Only for kind `numeric`."""
+    unit: str = ""
+    """The unit that `gold` is in. Only for kind `numeric`."""
+    topic: str = "general"
+    reasoning: str = ""
+    """A worked reasoning, where the source has one."""
+    citation: str = ""
+    """Where the gold comes from: a paper, a guideline, a data set."""
+
+    @property
+    def gold_text(self) -> str:
+        """The gold as words: the option's text for a choice, number and unit for a number."""
+        if self.kind == "choice":
+            return self.options.get(self.gold, self.gold)
+        return f"{self.gold} {self.unit}".strip() if self.kind == "numeric" else self.gold
+
+
+class DatasetRef(Frozen):
+    """A prepared question set, found by its key under `<home>/datasets/`."""
+
+    key: str
+    name: str
+    rows: dict[Split, int]
+    digests: dict[Split, str]
+
+
+class ExpectationResult(Frozen):
+    """One expectation about the data: whether it held, and which rows broke it."""
+
+    name: str
+    severity: Literal["critical", "warning"]
+    success: bool
+    bad_ids: tuple[str, ...] = ()
+    """At most the first 20 rows that broke it."""
+    bad_count: int = 0
+    detail: str = ""
+
+
+class ValidationReport(Frozen):
+    """What Great Expectations found in a dataset."""
+
+    dataset_key: str
+    results: tuple[ExpectationResult, ...]
+
+    @property
+    def critical_failures(self) -> tuple[ExpectationResult, ...]:
+        """The failures that stop a run."""
+        return tuple(r for r in self.results if r.severity == "critical" and not r.success)
+
+
+class CheckpointRef(Frozen):
+    """A policy that can be evaluated: the base model alone (`adapter_digest` empty), or with an adapter at a step."""
+
+    train_key: str = ""
+    step: int = 0
+    adapter_digest: str = ""
+
+    @classmethod
+    def base(cls) -> "CheckpointRef":
+        """The base model alone."""
+        return cls()
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the base model without an adapter."""
+        return not self.adapter_digest
+
+
+class TrainingRef(Frozen):
+    """A finished training: where its checkpoints are and which MLflow run tells of it."""
+
+    key: str
+    run_id: str
+    checkpoints: tuple[CheckpointRef, ...]
+
+
+class Interval(Frozen):
+    """An estimate with its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class EvalReport(Frozen):
+    """Figures of one policy on one split. The rows behind them lie under `<home>/evaluations/<key>/`."""
+
+    key: str
+    checkpoint: CheckpointRef
+    split: Split
+    rows: int
+    accuracy: Interval
+    format_rate: Interval
+    completion_tokens: Interval
+    """Length of a completion in tokens."""
+    topics: dict[str, Interval]
+    """Accuracy per topic."""
+    correct: tuple[bool, ...]
+    """Row by row, in the split's order: what paired comparisons are made of."""
+
+
+class Decision(Frozen):
+    """The gate's verdict, with every reason and figure behind it."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+    challenger: str
+    """Key of the challenger's report on the test rows."""
+    incumbent: str
+    """Key of the report that it was compared with: the champion's, or the base model's."""
+    difference: Interval
+    """Challenger's accuracy minus the incumbent's, paired by row."""
+
+
+class ModelVersionRef(Frozen):
+    """A version in the MLflow registry."""
+
+    name: str
+    version: int
+    run_id: str
+    adapter_digest: str
+
+
+class RunRef(Frozen):
+    """The MLflow run that a pipeline run writes to."""
+
+    run_id: str
+    key: str
+    experiment_id: str
+
+
+class ServedAnswer(Frozen):
+    """What the served stage answered to one question, and which version said it."""
+
+    question: str
+    completion: str
+    answer: str | None
+    version: str
+
+
+class Parsed(Frozen):
+    """A completion read by the answer grammar."""
+
+    reasoning: str | None
+    answer: str | None
+    faults: tuple[str, ...] = ()
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether the completion follows the grammar without a fault."""
+        return not self.faults
+
+
+class Rollout(Frozen):
+    """One completion of one example's prompt, parsed: what a reward judges."""
+
+    example: Example
+    completion: str
+    parsed: Parsed
+
+
+class BaseRef(Frozen):
+    """A base model on this disk: its folder, and the digest that stands for its content."""
+
+    name: str
+    folder: str
+    digest: str
+    revision: str = ""
+
+    @model_validator(mode="after")
+    def _has_digest(self) -> "BaseRef":
+        if not self.digest:
+            raise ValueError("a base model needs a digest")
+        return self
