@@ -23,7 +23,8 @@ from tasks.validate import validate
 
 @flow(name="medgrpo", on_failure=[fail_run], on_crashed=[fail_run], on_cancellation=[fail_run])
 def pipeline(config: Config) -> Summary:
-    """Validate, train, evaluate, register, decide, and ask the served stage one question.
+    """
+    Validate, train, evaluate, register, decide, and ask the served stage one question.
 
     Checkpoints are chosen on validation rows; the gate decides on test rows, which nothing was chosen on.
     """
@@ -64,4 +65,5 @@ def pipeline(config: Config) -> Summary:
 @flow(name="medgrpo-train")
 def train_from_file(config_path: str) -> Summary:
     """The pipeline as a deployment runs it: on a config file of the worker's machine."""
-    return pipeline(read_config(Path(config_path)))
+    summary: Summary = pipeline(read_config(Path(config_path)))
+    return summary

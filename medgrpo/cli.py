@@ -1,7 +1,6 @@
 """The command line: the same stages, with and without Prefect. Heavy libraries are imported inside the commands."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,26 +31,25 @@ SplitName = Literal["validation", "test"]
 
 @app.command()
 def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Run the whole pipeline as a Prefect flow: data, training, evaluation, registry, gate, served answer.
+    """
+    Run the whole pipeline as a Prefect flow: data, training, evaluation, registry, gate, served answer.
 
     Example:  medgrpo run configs/laptop.toml --set grpo.steps=60
     """
+    from flows.local import run_pipeline
     from medgrpo.config_file import read_config
-    from medgrpo.environment import embed_prefect
     from medgrpo.report import render
     from medgrpo.settings import Settings
 
     config = read_config(config_path, overrides or ())
     settings = Settings()
-    embed_prefect(settings)
-    from flows.pipeline import pipeline
-
-    print(render(pipeline(config), settings))
+    print(render(run_pipeline(config, settings), settings))
 
 
 @app.command()
 def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Show what a run would do: the resolved config, rows, steps, memory and time. Trains nothing.
+    """
+    Show what a run would do: the resolved config, rows, steps, memory and time. Trains nothing.
 
     Example:  medgrpo plan configs/llama31-8b.toml
     """
@@ -64,7 +62,8 @@ def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def prepare(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Load, split and validate the questions; print the dataset's key and counts.
+    """
+    Load, split and validate the questions; print the dataset's key and counts.
 
     Example:  medgrpo prepare configs/laptop.toml
     """
@@ -81,7 +80,8 @@ def prepare(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Let the rewards prove themselves on the train rows: full marks for gold, none for cheats.
+    """
+    Let the rewards prove themselves on the train rows: full marks for gold, none for cheats.
 
     Example:  medgrpo audit configs/laptop.toml
     """
@@ -96,7 +96,8 @@ def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def train(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Train the adapter, from the newest good checkpoint if there is one; print the checkpoints.
+    """
+    Train the adapter, from the newest good checkpoint if there is one; print the checkpoints.
 
     Example:  medgrpo train configs/laptop.toml
     """
@@ -110,9 +111,12 @@ def train(config_path: ConfigPath, overrides: Overrides = None) -> None:
 def evaluate(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    split: Annotated[SplitName, typer.Option(help="Rows to measure on. Choose nothing on the test rows.")] = "validation",
+    split: Annotated[
+        SplitName, typer.Option(help="Rows to measure on. Choose nothing on the test rows.")
+    ] = "validation",
 ) -> None:
-    """Measure the base model and every checkpoint on the same rows; stages that it stands on are done first.
+    """
+    Measure the base model and every checkpoint on the same rows; stages that it stands on are done first.
 
     Example:  medgrpo evaluate configs/laptop.toml
     """
@@ -124,7 +128,8 @@ def evaluate(
 
 @app.command()
 def register(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Make the checkpoint that is best on the validation rows a model version, and the challenger.
+    """
+    Make the checkpoint that is best on the validation rows a model version, and the challenger.
 
     Example:  medgrpo register configs/laptop.toml
     """
@@ -134,7 +139,8 @@ def register(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def promote(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Ask the gate, and make the challenger the champion if it says so; exit code 3 if not.
+    """
+    Ask the gate, and make the challenger the champion if it says so; exit code 3 if not.
 
     Example:  medgrpo promote configs/laptop.toml
     """
@@ -149,7 +155,8 @@ def promote(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def rollback(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Make the previous champion the champion again.
+    """
+    Make the previous champion the champion again.
 
     Example:  medgrpo rollback configs/laptop.toml
     """
@@ -169,7 +176,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Other than loopback only with MEDGRPO_API_KEY set.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: a free one.")] = 8000,
 ) -> None:
-    """Serve the champion over an OpenAI-compatible HTTP API.
+    """
+    Serve the champion over an OpenAI-compatible HTTP API.
 
     Example:  medgrpo serve configs/laptop.toml --port 8000
     """
@@ -189,7 +197,8 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question, with its options if it has some.")],
     url: Annotated[str, typer.Option(help="Where the served stage is.")] = "http://127.0.0.1:8000",
 ) -> None:
-    """Ask the served stage one question; print what it says and which version said it.
+    """
+    Ask the served stage one question; print what it says and which version said it.
 
     Example:  medgrpo ask "Serum sodium is 128 mmol/L (reference range 133-146). Is it low, normal or high?"
     """
@@ -205,7 +214,8 @@ def ui(
     which: Annotated[Literal["mlflow", "prefect"], typer.Argument(help="Which UI to open.")],
     port: Annotated[int, typer.Option(help="0: the UI's usual one (MLflow 5000, Prefect 4200).")] = 0,
 ) -> None:
-    """Start the MLflow or the Prefect UI on the home folder, on loopback, until Ctrl-C.
+    """
+    Start the MLflow or the Prefect UI on the home folder, on loopback, until Ctrl-C.
 
     Example:  medgrpo ui mlflow
     """
@@ -228,21 +238,11 @@ def main() -> None:
     from medgrpo.progress import quiet
 
     quiet()
-    sys.exit(_guarded(app))
-
-
-def _guarded(command: Callable[..., Any]) -> int:
     try:
-        return command(standalone_mode=False) or 0
+        app()
     except MedgrpoError as error:
         print(f"medgrpo: {error}", file=sys.stderr)
-        return error.exit_code
-    except typer.TyperException as error:  # type: ignore[attr-defined]
-        error.show()
-        return int(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("medgrpo: stopped", file=sys.stderr)
-        return 130
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

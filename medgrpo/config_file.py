@@ -1,4 +1,4 @@
-"""Reading a config: TOML (or the `config.json` that MLflow keeps of a run), overrides on top, and every fault at once with its path."""
+"""Reading a config: TOML (or the `config.json` that MLflow keeps of a run), overrides, and every fault at once."""
 
 import json
 import tomllib
@@ -13,7 +13,8 @@ from medgrpo.errors import ConfigError
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML config and apply `--set section.key=value` overrides.
+    """
+    Read a TOML config and apply `--set section.key=value` overrides.
 
     Raises:
         ConfigError: no such file, not TOML, or keys that are unknown or wrong: all of them in one message.

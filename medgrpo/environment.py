@@ -1,6 +1,5 @@
 """The servers beside the pipeline on one machine: Prefect embedded in the home folder, and both UIs."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -26,21 +25,9 @@ def prefect_variables(settings: Settings) -> dict[str, str]:
     }
 
 
-def embed_prefect(settings: Settings) -> None:
-    """Point Prefect at the home folder, unless `PREFECT_API_URL` names a server. Call before anything imports Prefect."""
-    for name, value in prefect_variables(settings).items():
-        if name not in os.environ:
-            os.environ[name] = value
-    import prefect  # noqa: F401  (its import attaches its console handler to our logger)
-
-    own = logging.getLogger("medgrpo")
-    own.handlers = [handler for handler in own.handlers if type(handler).__name__ != "PrefectConsoleHandler"]
-    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(name).addFilter(_without_trace)
-
-
 def run_ui(which: Literal["mlflow", "prefect"], port: int, settings: Settings) -> None:
-    """Run a UI on the home folder until it is stopped.
+    """
+    Run a UI on the home folder until it is stopped.
 
     Raises:
         MedgrpoError: it ended by itself with an error.
@@ -57,10 +44,3 @@ def run_ui(which: Literal["mlflow", "prefect"], port: int, settings: Settings) -
     code = subprocess.run(command, env=environment, check=False).returncode
     if code > 0:
         raise MedgrpoError(f"{which} ended with exit code {code}; is port {chosen} in use? Choose another with --port")
-
-
-def _without_trace(record: logging.LogRecord) -> bool:
-    """Drop the stack trace of medgrpo's own errors: the message already says what to do."""
-    if record.exc_info and isinstance(record.exc_info[1], MedgrpoError):
-        record.exc_info = None
-    return True

@@ -1,19 +1,20 @@
-"""The tree of failures. Each type names the boundary that was crossed; the message says what to do.
+"""
+The tree of failures. Each type names the boundary that was crossed; the message says what to do.
 
-    MedgrpoError
-    ├── UserError               the user can mend it; exit code 2, never a stack trace
-    │   ├── ConfigError         a TOML file, a key or a `--set` override
-    │   ├── DataError           a source file, a column, a row
-    │   ├── ValidationFailed    the data broke a critical expectation
-    │   ├── BaseModelError      the base model's weights are missing or unreadable
-    │   └── NotFoundError       an unknown checkpoint, model version or alias
-    ├── RewardError             a reward raised, or returned what is no score
-    ├── AuditFailed             a reward set pays for a cheat, or not for a gold answer
-    ├── TrainingError           the training process ended badly
-    │   ├── TrainingRefused     … for a reason that a retry can't mend (config, memory, NaN)
-    │   └── TrainingCrashed     … for any other reason: retried from the newest checkpoint
-    ├── TrackingError           MLflow refused a read, or a write that nothing can go on without
-    └── ServeError              the served stage did not start, or did not answer
+MedgrpoError
+├── UserError               the user can mend it; exit code 2, never a stack trace
+│   ├── ConfigError         a TOML file, a key or a `--set` override
+│   ├── DataError           a source file, a column, a row
+│   ├── ValidationFailed    the data broke a critical expectation
+│   ├── BaseModelError      the base model's weights are missing or unreadable
+│   └── NotFoundError       an unknown checkpoint, model version or alias
+├── RewardError             a reward raised, or returned what is no score
+├── AuditFailed             a reward set pays for a cheat, or not for a gold answer
+├── TrainingError           the training process ended badly
+│   ├── TrainingRefused     … for a reason that a retry can't mend (config, memory, NaN)
+│   └── TrainingCrashed     … for any other reason: retried from the newest checkpoint
+├── TrackingError           MLflow refused a read, or a write that nothing can go on without
+└── ServeError              the served stage did not start, or did not answer
 """
 
 

@@ -1,11 +1,12 @@
-"""Evaluate: greedy completions of one policy on one split, judged in the strict grammar, with intervals.
+"""
+Evaluate: greedy completions of one policy on one split, judged in the strict grammar, with intervals.
 
 An answer counts as right only in a completion that follows the grammar: a format fault is a wrong answer.
 """
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from medgrpo.progress import track
 from medgrpo.settings import Settings
 from medgrpo.statistics import bootstrap_interval
 from medgrpo.tracking import log_evaluation, log_rows
-from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, Example, RunRef, Split
+from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, Example, Interval, RunRef, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 def evaluate(
     config: Config, base: BaseRef, dataset: DatasetRef, checkpoint: CheckpointRef, split: Split, settings: Settings
 ) -> EvalReport:
-    """Evaluate a checkpoint (or the base model) on a split; a second call finds the report again.
+    """
+    Evaluate a checkpoint (or the base model) on a split; a second call finds the report again.
 
     Raises:
         NotFoundError: the checkpoint's adapter or the dataset isn't on this disk.
@@ -77,7 +79,8 @@ def read_rows(report: EvalReport, settings: Settings) -> "pd.DataFrame":
 
 
 def adapter_folder(checkpoint: CheckpointRef, settings: Settings) -> Path:
-    """Folder of a checkpoint's adapter, verified against its digest.
+    """
+    Folder of a checkpoint's adapter, verified against its digest.
 
     Raises:
         NotFoundError: it isn't there, or isn't what was stored.
@@ -152,7 +155,7 @@ def summarize(
 ) -> EvalReport:
     """All figures of a report, from its per-row table."""
 
-    def interval(values: Sequence[float]) -> Any:
+    def interval(values: Iterable[float]) -> Interval:
         return bootstrap_interval([float(v) for v in values], evaluation.confidence, evaluation.resamples)
 
     by_topic: dict[str, list[float]] = defaultdict(list)

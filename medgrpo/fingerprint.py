@@ -1,4 +1,4 @@
-"""Digests that stand for content: of values, of files, of source code. Equal content, equal digest, on every machine."""
+"""Digests that stand for content: values, files, source code. Equal content, equal digest, on every machine."""
 
 import hashlib
 import json
@@ -43,6 +43,8 @@ def files_digest(root: Path, names: Iterable[str]) -> str:
 def source_digest(*parts: str) -> str:
     """Digest of this package's source: `parts` are modules (`answer.py`) or folders (`rewards`) below it."""
     files = [
-        path for part in parts for path in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).rglob("*.py"))
+        path
+        for part in parts
+        for path in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).rglob("*.py"))
     ]
     return files_digest(PACKAGE, [path.relative_to(PACKAGE).as_posix() for path in files])

@@ -5,10 +5,9 @@ from medgrpo.statistics import paired_difference
 from medgrpo.types import Decision, EvalReport
 
 
-def decide(
-    challenger: EvalReport, incumbent: EvalReport, gate: GateConfig, evaluation: EvaluationConfig
-) -> Decision:
-    """Compare two policies on the same test rows.
+def decide(challenger: EvalReport, incumbent: EvalReport, gate: GateConfig, evaluation: EvaluationConfig) -> Decision:
+    """
+    Compare two policies on the same test rows.
 
     Args:
         challenger: the best checkpoint's report on the test rows.

@@ -105,7 +105,7 @@ def step_memory(config: Config, shape: Shape, prompt_tokens: float) -> float:
     )
     per_layer = ACTIVATIONS[0] * shape.hidden + ACTIVATIONS[1] * shape.feed_forward
     activations = tokens * shape.layers * per_layer * choose_dtype(config.policy.dtype).itemsize
-    return shape.parameters * width + shape.adapter_parameters * OPTIMISED_BYTES + activations
+    return float(shape.parameters * width + shape.adapter_parameters * OPTIMISED_BYTES + activations)
 
 
 def _mean_prompt_tokens(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings) -> float:

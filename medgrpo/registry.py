@@ -1,4 +1,4 @@
-"""The only user of the model registry and its aliases: champion (served), challenger (newest), previous (for rollback)."""
+"""The only user of the model registry and its aliases: champion (served), challenger (newest), previous."""
 
 import json
 import logging
@@ -41,7 +41,8 @@ def register(
     checkpoint: CheckpointRef,
     settings: Settings,
 ) -> ModelVersionRef:
-    """Make a checkpoint a model version, once, and the challenger.
+    """
+    Make a checkpoint a model version, once, and the challenger.
 
     The version's files are those of the checkpoint's LoggedModel: the adapter, and a card that names the base model,
     the config with its prompt, and the data. The base model's weights are not copied.
@@ -90,7 +91,8 @@ def find(name: str, alias: Alias, settings: Settings) -> ModelVersionRef | None:
 
 
 def get(name: str, version: int, settings: Settings) -> ModelVersionRef:
-    """A version by its number.
+    """
+    A version by its number.
 
     Raises:
         NotFoundError: there is no such version.
@@ -114,7 +116,8 @@ def record(version: ModelVersionRef, decision: Decision, settings: Settings) -> 
 
 
 def read_decision(version: ModelVersionRef, settings: Settings) -> Decision:
-    """The stored decision about a version.
+    """
+    The stored decision about a version.
 
     Raises:
         NotFoundError: none was stored.
@@ -143,7 +146,8 @@ def promote(version: ModelVersionRef, settings: Settings) -> None:
 
 
 def rollback(name: str, settings: Settings) -> ModelVersionRef:
-    """Make the previous champion the champion again; the two swap places.
+    """
+    Make the previous champion the champion again; the two swap places.
 
     Raises:
         NotFoundError: there is no previous champion.
@@ -156,7 +160,8 @@ def rollback(name: str, settings: Settings) -> ModelVersionRef:
 
 
 def fetch(version: ModelVersionRef, settings: Settings) -> tuple[Path, VersionCard]:
-    """Download a version's adapter to its content-addressed folder, and read its card.
+    """
+    Download a version's adapter to its content-addressed folder, and read its card.
 
     Raises:
         NotFoundError: the stored files are not what the version says they are.

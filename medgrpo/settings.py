@@ -1,4 +1,4 @@
-"""Where things live, read from the environment (`MEDGRPO_*`). Nothing here changes a result, so nothing here is in a key."""
+"""Where things live, from the environment (`MEDGRPO_*`). Nothing here changes a result, so no key contains it."""
 
 from functools import cached_property
 from pathlib import Path

@@ -82,7 +82,5 @@ class Stages:
         chosen = best(self.reports("validation")).checkpoint
         challenger = self.report(chosen, "test")
         incumbent = find_incumbent(self.config, self.settings)
-        report = evaluate(
-            incumbent.config, incumbent.base, self.dataset, incumbent.checkpoint, "test", self.settings
-        )
+        report = evaluate(incumbent.config, incumbent.base, self.dataset, incumbent.checkpoint, "test", self.settings)
         return decide_and_promote(self.config, self.version, challenger, report, self.settings)

@@ -1,6 +1,7 @@
 """Intervals and paired comparisons, from scipy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from medgrpo.types import Interval
 
@@ -9,7 +10,8 @@ SEED = 0
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float, resamples: int) -> Interval:
-    """Mean with a percentile bootstrap interval.
+    """
+    Mean with a percentile bootstrap interval.
 
     Resampling values that are all equal can't show any spread. For shares (0s or 1s only) the Wilson score interval
     stands in then: 0 right of 20 doesn't prove that none would be.
@@ -42,7 +44,8 @@ def bootstrap_interval(values: Sequence[float], confidence: float, resamples: in
 def paired_difference(
     challenger: Sequence[bool], incumbent: Sequence[bool], confidence: float, resamples: int
 ) -> Interval:
-    """Accuracy of the challenger minus that of the incumbent on the same rows, resampling rows as pairs.
+    """
+    Accuracy of the challenger minus that of the incumbent on the same rows, resampling rows as pairs.
 
     Raises:
         ValueError: the two don't have the same number of rows.
@@ -53,5 +56,6 @@ def paired_difference(
     return bootstrap_interval(differences, confidence, resamples)
 
 
-def _mean(sample, axis):  # type: ignore[no-untyped-def]  # scipy calls it with arrays, along an axis
+def _mean(sample: Any, axis: int) -> Any:
+    """Mean of an array along an axis, as scipy calls it."""
     return sample.mean(axis=axis)

@@ -3,8 +3,8 @@
 from prefect.artifacts import create_markdown_artifact
 
 from medgrpo.config import Config
-from medgrpo.promotion import Incumbent, find_incumbent as find_incumbent_version
-from medgrpo.promotion import decide_and_promote
+from medgrpo.promotion import Incumbent, decide_and_promote
+from medgrpo.promotion import find_incumbent as find_incumbent_version
 from medgrpo.settings import Settings
 from medgrpo.types import Decision, EvalReport, ModelVersionRef
 from tasks.stage import stage
@@ -17,9 +17,7 @@ def find_incumbent(config: Config) -> Incumbent:
 
 
 @stage("promote", retries=3)
-def promote(
-    config: Config, version: ModelVersionRef, challenger: EvalReport, incumbent: EvalReport
-) -> Decision:
+def promote(config: Config, version: ModelVersionRef, challenger: EvalReport, incumbent: EvalReport) -> Decision:
     """Decide, store the decision beside the version, and move the champion where the decision says so."""
     decision = decide_and_promote(config, version, challenger, incumbent, Settings())
     verdict = "Promoted" if decision.promote else "Not promoted"

@@ -23,7 +23,8 @@ Key = Callable[[TaskRunContext, Mapping[str, Any]], str | None]
 def stage(
     name: str, *, key: Key | None = None, retries: int = 1, timeout_s: float = 3600
 ) -> Callable[[Callable[..., R]], Task[..., R]]:
-    """Make a function a stage.
+    """
+    Make a function a stage.
 
     Args:
         name: as the CLI and the Prefect UI show it.
@@ -32,7 +33,7 @@ def stage(
         timeout_s: longest time of one attempt, in seconds.
     """
     policy = CacheKeyFnPolicy(cache_key_fn=key) if key else NO_CACHE
-    return task(
+    made: Callable[[Callable[..., R]], Task[..., R]] = task(
         name=name,
         cache_policy=policy,
         persist_result=True,
@@ -43,6 +44,7 @@ def stage(
         timeout_seconds=timeout_s,
         on_completion=[_announce],
     )
+    return made
 
 
 def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -10,9 +10,8 @@ from prefect.states import State
 from medgrpo.config import Config
 from medgrpo.keys import train_key
 from medgrpo.settings import Settings
-from medgrpo.tracking import FLOW_RUN_TAG
+from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of
 from medgrpo.tracking import close_run as close_mlflow_run
-from medgrpo.tracking import fail_runs_of
 from medgrpo.tracking import open_run as open_mlflow_run
 from medgrpo.types import BaseRef, DatasetRef, RunRef
 from tasks.stage import stage

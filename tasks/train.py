@@ -7,8 +7,8 @@ from prefect.context import TaskRunContext
 
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest
-from medgrpo.grpo.launch import train as train_policy
 from medgrpo.grpo.launch import is_finished
+from medgrpo.grpo.launch import train as train_policy
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, RunRef, TrainingRef
 from tasks.stage import stage

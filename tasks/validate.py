@@ -30,6 +30,4 @@ def validate(dataset: DatasetRef, run: RunRef) -> ValidationReport:
     finally:
         if report := read_report(dataset, settings):
             log_report(run.run_id, "validation", report, settings)
-            create_table_artifact(
-                key="validation", table=[result.model_dump(mode="json") for result in report.results]
-            )
+            create_table_artifact(key="validation", table=[result.model_dump(mode="json") for result in report.results])

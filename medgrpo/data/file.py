@@ -56,7 +56,8 @@ class FileSource(Frozen):
     """Read only the first rows; 0: all."""
 
     def load(self, seed: int) -> list[Example]:
-        """Read the file.
+        """
+        Read the file.
 
         Raises:
             DataError: the file, a column, or a row's content is wrong; names file, column and row.
@@ -71,7 +72,8 @@ class FileSource(Frozen):
 def read_examples(
     rows: Sequence[Mapping[str, Any]], columns: ColumnMap, kind: Kind, origin: str, citation: str
 ) -> list[Example]:
-    """Turn raw rows into examples through a column map.
+    """
+    Turn raw rows into examples through a column map.
 
     Raises:
         DataError: there is no row, a mapped column is absent, or a value is not what its part needs.
@@ -115,7 +117,9 @@ def _options(row: Mapping[str, Any], columns: str | tuple[str, ...]) -> dict[str
     if isinstance(value, Mapping):
         return {str(letter): str(text) for letter, text in value.items()}
     if isinstance(value, str):
-        raise ValueError(f"the options column holds a text, not letters with texts: {value[:60]!r}")
+        raise ValueError(  # noqa: TRY004  (the caller names file and row)
+            f"the options column holds a text, not letters with texts: {value[:60]!r}"
+        )
     return dict(zip(LETTERS, map(str, value), strict=False))
 
 
@@ -143,7 +147,10 @@ def _read_jsonl(path: Path) -> list[Mapping[str, Any]]:
 
 def _read_json(path: Path) -> list[Mapping[str, Any]]:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return list(content.values()) if isinstance(content, dict) else content
+    rows = list(content.values()) if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("expected a list, or an object, of rows")
+    return rows
 
 
 def _read_csv(path: Path) -> list[Mapping[str, Any]]:
@@ -156,4 +163,5 @@ def _read_csv(path: Path) -> list[Mapping[str, Any]]:
 def _read_parquet(path: Path) -> list[Mapping[str, Any]]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path).to_pylist()
+    rows: list[Mapping[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows

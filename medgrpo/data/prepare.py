@@ -1,4 +1,4 @@
-"""Prepare: load a source, drop what can't be used (with the reason), split by seed, and store under the content's key."""
+"""Prepare: load a source, drop what can't be used (with the reason), split by seed, store under the content's key."""
 
 import logging
 import random
@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
-    """Load, clean, split and store the config's questions; a second call finds them again.
+    """
+    Load, clean, split and store the config's questions; a second call finds them again.
 
     Args:
         base: the base model, whose tokenizer measures the prompts.

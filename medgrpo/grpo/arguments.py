@@ -2,12 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medgrpo.config import Config
 
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
 
 def trl_arguments(config: Config, output: Path) -> "GRPOConfig":
-    """TRL's configuration for this config.
+    """
+    TRL's configuration for this config.
 
     On a CPU bfloat16 and activation checkpointing are off: TRL turns both on by default, and a CPU without AVX-512
     multiplies bfloat16 matrices hundreds of times slower than float32 ones.

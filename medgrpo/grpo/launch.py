@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from medgrpo.config import Config
 from medgrpo.errors import TrainingCrashed, TrainingRefused
@@ -26,7 +27,8 @@ GRACE_S = 20
 
 
 def train(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings) -> TrainingRef:
-    """Train to the last step and export every checkpoint's adapter; a finished training is found again.
+    """
+    Train to the last step and export every checkpoint's adapter; a finished training is found again.
 
     Raises:
         TrainingRefused: a retry would end the same way: the config, the memory, a reward, NaN.
@@ -35,9 +37,7 @@ def train(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, setti
     output = settings.training(run.key)
     output.mkdir(parents=True, exist_ok=True)
     if not is_finished(output, config):
-        job = Job(
-            config=config, base=base, dataset=dataset, run_id=run.run_id, output=str(output), settings=settings
-        )
+        job = Job(config=config, base=base, dataset=dataset, run_id=run.run_id, output=str(output), settings=settings)
         _run_process(job, output)
     checkpoints = [export(step, folder, run.key, settings) for step, folder in verified(output)]
     return TrainingRef(key=run.key, run_id=run.run_id, checkpoints=tuple(checkpoints))
@@ -72,13 +72,13 @@ def _run_process(job: Job, output: Path) -> None:
 
 
 @contextmanager
-def _started(command: list[str], errors: object) -> Iterator[subprocess.Popen[str]]:
+def _started(command: list[str], errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
     """A process in its own session that can't outlive us: it dies when its standard input closes, or here."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=errors,  # type: ignore[arg-type]
+        stderr=errors,
         text=True,
         start_new_session=True,
         env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},

@@ -5,7 +5,7 @@ from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, Frozen
 
 EXIT_REFUSED = 3
-"""The training can't succeed as configured; the reason is the last line on standard error. Any other code but 0: crash."""
+"""The training can't succeed as configured; the reason is the last line on standard error. Other codes: a crash."""
 
 PROGRESS = "@progress "
 """Start of the lines on standard output that tell how far the training is, as JSON."""

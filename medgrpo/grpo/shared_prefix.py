@@ -1,4 +1,5 @@
-"""Each prompt once per group: what G completions of one prompt share is computed once instead of G times.
+"""
+Each prompt once per group: what G completions of one prompt share is computed once instead of G times.
 
 A group's rows all start with the same prompt tokens. The prompt runs once into a key-value cache, the cache is
 copied to the group's rows, and only the completions run on top: G·(P + C) tokens become P + G·C. Autograd sums the
@@ -13,7 +14,8 @@ from transformers import DynamicCache
 
 
 def fork_prompts(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> DynamicCache:
-    """Run the distinct prompts, all but their last token, and copy the cache to every row.
+    """
+    Run the distinct prompts, all but their last token, and copy the cache to every row.
 
     Args:
         prompt_ids: (rows, P) left-padded prompts; rows with the same prompt may stand anywhere.
@@ -38,7 +40,8 @@ def fork_prompts(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor
 def completion_logps(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and entropies of the completion tokens.
+    """
+    Log-probabilities and entropies of the completion tokens.
 
     Args:
         model: a model with TRL's fused LM head.
@@ -61,7 +64,8 @@ def completion_logps(
 
 
 def sample(model: Any, prompts: Sequence[Sequence[int]], generation: Any, pad_token: int) -> list[list[int]]:
-    """Sample one completion per prompt with transformers' `generate`, on forked prompt caches.
+    """
+    Sample one completion per prompt with transformers' `generate`, on forked prompt caches.
 
     Args:
         prompts: token ids; the same prompt may occur many times.
@@ -76,9 +80,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], generation: Any, pad_to
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     with torch.no_grad():
         cache = fork_prompts(model, ids, mask)
-        rows = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=generation
-        )
+        rows = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=generation)
     ends = generation.eos_token_id
     return [_up_to_end(row, ends if isinstance(ends, list) else [ends]) for row in rows[:, width:].tolist()]
 

@@ -8,7 +8,8 @@ from medgrpo.grpo.shared_prefix import completion_logps, sample
 
 
 class SharedPrefixTrainer(GRPOTrainer):
-    """Scores and samples each group on one run of its prompt.
+    """
+    Scores and samples each group on one run of its prompt.
 
     Rows whose prompts all differ, auxiliary losses and gradient checkpointing (which can't keep a cache) take TRL's
     own path.
@@ -27,7 +28,7 @@ class SharedPrefixTrainer(GRPOTrainer):
     ) -> tuple[Any, Any, Any]:
         """TRL's own signature; see `GRPOTrainer`."""
         if compute_aux_loss or self.args.gradient_checkpointing or any(v is not None for v in multimodal.values()):
-            return super()._get_per_token_logps_and_entropies(
+            stock: tuple[Any, Any, Any] = super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
                 attention_mask,
@@ -37,13 +38,15 @@ class SharedPrefixTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **multimodal,
             )
+            return stock
         with self.accelerator.autocast():
             logps, entropies = completion_logps(model, input_ids, attention_mask, logits_to_keep)
         return logps, entropies if compute_entropy else None, None
 
 
 def rollout(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
-    """TRL's `rollout_func`: sample one completion for each prompt (which TRL repeats G times).
+    """
+    TRL's `rollout_func`: sample one completion for each prompt (which TRL repeats G times).
 
     The tokenizer's template renders the prompts exactly as TRL itself would.
     """

@@ -1,4 +1,5 @@
-"""The audit: a reward set proves itself on the user's own rows before it trains anything.
+"""
+The audit: a reward set proves itself on the user's own rows before it trains anything.
 
 Every gold completion must reach full marks, the empty completion none, and every known cheat must earn less in
 total than an honest wrong answer in the strict grammar.
@@ -59,7 +60,8 @@ def audit_config(config: Config, base: BaseRef, dataset: DatasetRef, settings: S
 
 
 def audit(rewards: Sequence[Reward], examples: Sequence[Example]) -> AuditReport:
-    """Audit a reward set on these examples.
+    """
+    Audit a reward set on these examples.
 
     Raises:
         AuditFailed: a gold completion misses full marks, or a cheat pays; the message names reward, family and row.
@@ -71,7 +73,7 @@ def audit(rewards: Sequence[Reward], examples: Sequence[Example]) -> AuditReport
     if report.failures:
         table = "; ".join(f"'{row.family}' earns up to {row.highest:.3f}" for row in report.failures)
         raise AuditFailed(
-            f"the reward set pays known cheats as much as an honest wrong answer (at least {min(honest):.3f}): {table}. "
+            f"the reward set pays known cheats like an honest wrong answer ({min(honest):.3f} or more): {table}. "
             "Lower the weight of the term that pays, or make it stricter."
         )
     return report

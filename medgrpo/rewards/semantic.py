@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class SemanticReward(Reward):
-    """1 for a right answer; else max(0, cos(embedding of the answer, embedding of the gold text)) x `ceiling`.
+    """
+    1 for a right answer; else max(0, cos(embedding of the answer, embedding of the gold text)) x `ceiling`.
 
     The ceiling keeps every wrong answer below a right one: 'disease causing' and 'not disease causing' embed alike.
     """
@@ -41,7 +42,7 @@ class SemanticReward(Reward):
         """Cosine of each answer with its gold, clipped to [0, 1]."""
         texts = sorted({*answers, *golds})
         vectors = load_encoder(self.encoder).encode(texts, normalize_embeddings=True, show_progress_bar=False)
-        row = {text: vector for text, vector in zip(texts, vectors, strict=True)}
+        row = dict(zip(texts, vectors, strict=True))
         return [min(1.0, max(0.0, float(row[a] @ row[g]))) for a, g in zip(answers, golds, strict=True)]
 
 
