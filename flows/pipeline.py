@@ -23,8 +23,7 @@ from tasks.validate import validate
 
 @flow(name="medgrpo", on_failure=[fail_run], on_crashed=[fail_run], on_cancellation=[fail_run])
 def pipeline(config: Config) -> Summary:
-    """
-    Validate, train, evaluate, register, decide, and ask the served stage one question.
+    """Validate, train, evaluate, register, decide, and ask the served stage one question.
 
     Checkpoints are chosen on validation rows; the gate decides on test rows, which nothing was chosen on.
     """

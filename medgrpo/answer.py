@@ -1,5 +1,4 @@
-"""
-The answer grammar: the prompt that asks for it, the parser that reads it, and the judge of a parsed answer.
+"""The answer grammar: the prompt that asks for it, the parser that reads it, and the judge of a parsed answer.
 
 A completion follows the grammar when it is exactly one `<reasoning>…</reasoning>` block, then exactly one
 `<answer>…</answer>` block, with nothing but white space outside and something inside each.
@@ -41,8 +40,7 @@ def render_completion(reasoning: str, answer: str) -> str:
 
 
 def messages(system: str, demonstrations: tuple[tuple[str, str], ...], question: str) -> list[dict[str, str]]:
-    """
-    The chat that asks one question.
+    """The chat that asks one question.
 
     Args:
         system: the system prompt; left out when empty, for bases whose template has no such role.

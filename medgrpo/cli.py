@@ -31,8 +31,7 @@ SplitName = Literal["validation", "test"]
 
 @app.command()
 def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Run the whole pipeline as a Prefect flow: data, training, evaluation, registry, gate, served answer.
+    """Run the whole pipeline as a Prefect flow: data, training, evaluation, registry, gate, served answer.
 
     Example:  medgrpo run configs/laptop.toml --set grpo.steps=60
     """
@@ -48,8 +47,7 @@ def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Show what a run would do: the resolved config, rows, steps, memory and time. Trains nothing.
+    """Show what a run would do: the resolved config, rows, steps, memory and time. Trains nothing.
 
     Example:  medgrpo plan configs/llama31-8b.toml
     """
@@ -62,8 +60,7 @@ def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def prepare(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Load, split and validate the questions; print the dataset's key and counts.
+    """Load, split and validate the questions; print the dataset's key and counts.
 
     Example:  medgrpo prepare configs/laptop.toml
     """
@@ -80,8 +77,7 @@ def prepare(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Let the rewards prove themselves on the train rows: full marks for gold, none for cheats.
+    """Let the rewards prove themselves on the train rows: full marks for gold, none for cheats.
 
     Example:  medgrpo audit configs/laptop.toml
     """
@@ -96,8 +92,7 @@ def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def train(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Train the adapter, from the newest good checkpoint if there is one; print the checkpoints.
+    """Train the adapter, from the newest good checkpoint if there is one; print the checkpoints.
 
     Example:  medgrpo train configs/laptop.toml
     """
@@ -115,8 +110,7 @@ def evaluate(
         SplitName, typer.Option(help="Rows to measure on. Choose nothing on the test rows.")
     ] = "validation",
 ) -> None:
-    """
-    Measure the base model and every checkpoint on the same rows; stages that it stands on are done first.
+    """Measure the base model and every checkpoint on the same rows; stages that it stands on are done first.
 
     Example:  medgrpo evaluate configs/laptop.toml
     """
@@ -128,8 +122,7 @@ def evaluate(
 
 @app.command()
 def register(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Make the checkpoint that is best on the validation rows a model version, and the challenger.
+    """Make the checkpoint that is best on the validation rows a model version, and the challenger.
 
     Example:  medgrpo register configs/laptop.toml
     """
@@ -139,8 +132,7 @@ def register(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def promote(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Ask the gate, and make the challenger the champion if it says so; exit code 3 if not.
+    """Ask the gate, and make the challenger the champion if it says so; exit code 3 if not.
 
     Example:  medgrpo promote configs/laptop.toml
     """
@@ -155,8 +147,7 @@ def promote(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def rollback(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """
-    Make the previous champion the champion again.
+    """Make the previous champion the champion again.
 
     Example:  medgrpo rollback configs/laptop.toml
     """
@@ -176,8 +167,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Other than loopback only with MEDGRPO_API_KEY set.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: a free one.")] = 8000,
 ) -> None:
-    """
-    Serve the champion over an OpenAI-compatible HTTP API.
+    """Serve the champion over an OpenAI-compatible HTTP API.
 
     Example:  medgrpo serve configs/laptop.toml --port 8000
     """
@@ -197,8 +187,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question, with its options if it has some.")],
     url: Annotated[str, typer.Option(help="Where the served stage is.")] = "http://127.0.0.1:8000",
 ) -> None:
-    """
-    Ask the served stage one question; print what it says and which version said it.
+    """Ask the served stage one question; print what it says and which version said it.
 
     Example:  medgrpo ask "Serum sodium is 128 mmol/L (reference range 133-146). Is it low, normal or high?"
     """
@@ -214,8 +203,7 @@ def ui(
     which: Annotated[Literal["mlflow", "prefect"], typer.Argument(help="Which UI to open.")],
     port: Annotated[int, typer.Option(help="0: the UI's usual one (MLflow 5000, Prefect 4200).")] = 0,
 ) -> None:
-    """
-    Start the MLflow or the Prefect UI on the home folder, on loopback, until Ctrl-C.
+    """Start the MLflow or the Prefect UI on the home folder, on loopback, until Ctrl-C.
 
     Example:  medgrpo ui mlflow
     """

@@ -13,8 +13,7 @@ from medgrpo.errors import ConfigError
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """
-    Read a TOML config and apply `--set section.key=value` overrides.
+    """Read a TOML config and apply `--set section.key=value` overrides.
 
     Raises:
         ConfigError: no such file, not TOML, or keys that are unknown or wrong: all of them in one message.

@@ -26,8 +26,7 @@ def prefect_variables(settings: Settings) -> dict[str, str]:
 
 
 def run_ui(which: Literal["mlflow", "prefect"], port: int, settings: Settings) -> None:
-    """
-    Run a UI on the home folder until it is stopped.
+    """Run a UI on the home folder until it is stopped.
 
     Raises:
         MedgrpoError: it ended by itself with an error.

@@ -1,5 +1,4 @@
-"""
-The tree of failures. Each type names the boundary that was crossed; the message says what to do.
+"""The tree of failures. Each type names the boundary that was crossed; the message says what to do.
 
 MedgrpoError
 ├── UserError               the user can mend it; exit code 2, never a stack trace

@@ -1,5 +1,4 @@
-"""
-Evaluate: greedy completions of one policy on one split, judged in the strict grammar, with intervals.
+"""Evaluate: greedy completions of one policy on one split, judged in the strict grammar, with intervals.
 
 An answer counts as right only in a completion that follows the grammar: a format fault is a wrong answer.
 """
@@ -31,8 +30,7 @@ log = logging.getLogger(__name__)
 def evaluate(
     config: Config, base: BaseRef, dataset: DatasetRef, checkpoint: CheckpointRef, split: Split, settings: Settings
 ) -> EvalReport:
-    """
-    Evaluate a checkpoint (or the base model) on a split; a second call finds the report again.
+    """Evaluate a checkpoint (or the base model) on a split; a second call finds the report again.
 
     Raises:
         NotFoundError: the checkpoint's adapter or the dataset isn't on this disk.
@@ -79,8 +77,7 @@ def read_rows(report: EvalReport, settings: Settings) -> "pd.DataFrame":
 
 
 def adapter_folder(checkpoint: CheckpointRef, settings: Settings) -> Path:
-    """
-    Folder of a checkpoint's adapter, verified against its digest.
+    """Folder of a checkpoint's adapter, verified against its digest.
 
     Raises:
         NotFoundError: it isn't there, or isn't what was stored.

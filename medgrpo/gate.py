@@ -6,8 +6,7 @@ from medgrpo.types import Decision, EvalReport
 
 
 def decide(challenger: EvalReport, incumbent: EvalReport, gate: GateConfig, evaluation: EvaluationConfig) -> Decision:
-    """
-    Compare two policies on the same test rows.
+    """Compare two policies on the same test rows.
 
     Args:
         challenger: the best checkpoint's report on the test rows.

@@ -39,8 +39,7 @@ def choose_dtype(name: str = "auto") -> "torch.dtype":
 
 
 def load_base(folder: str, dtype: str = "auto", load_in_4bit: bool = False) -> Policy:
-    """
-    Load a base model from its folder. Only safetensors are read, and no code from the folder is run.
+    """Load a base model from its folder. Only safetensors are read, and no code from the folder is run.
 
     Raises:
         BaseModelError: the folder can't be read, or 4-bit weights are asked for without a CUDA device.
@@ -72,8 +71,7 @@ def load_base(folder: str, dtype: str = "auto", load_in_4bit: bool = False) -> P
 
 
 def attach(policy: Policy, adapter: Path) -> Policy:
-    """
-    The same base with a stored adapter on top, for inference.
+    """The same base with a stored adapter on top, for inference.
 
     Raises:
         BaseModelError: the adapter was trained on another architecture.

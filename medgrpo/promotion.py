@@ -23,8 +23,7 @@ class Incumbent(Frozen):
 
 
 def find_incumbent(config: Config, settings: Settings) -> Incumbent:
-    """
-    What the challenger must beat: the champion, or the base model where there is no champion.
+    """What the challenger must beat: the champion, or the base model where there is no champion.
 
     The champion answers with the prompt that it was trained with, on the rows of this config.
 
@@ -45,8 +44,7 @@ def find_incumbent(config: Config, settings: Settings) -> Incumbent:
 def decide_and_promote(
     config: Config, version: ModelVersionRef, challenger: EvalReport, incumbent: EvalReport, settings: Settings
 ) -> Decision:
-    """
-    Ask the gate, store its decision beside the version, and move the champion if it says so.
+    """Ask the gate, store its decision beside the version, and move the champion if it says so.
 
     A version that is the champion already keeps the decision that made it so.
     """

@@ -41,8 +41,7 @@ def register(
     checkpoint: CheckpointRef,
     settings: Settings,
 ) -> ModelVersionRef:
-    """
-    Make a checkpoint a model version, once, and the challenger.
+    """Make a checkpoint a model version, once, and the challenger.
 
     The version's files are those of the checkpoint's LoggedModel: the adapter, and a card that names the base model,
     the config with its prompt, and the data. The base model's weights are not copied.
@@ -91,8 +90,7 @@ def find(name: str, alias: Alias, settings: Settings) -> ModelVersionRef | None:
 
 
 def get(name: str, version: int, settings: Settings) -> ModelVersionRef:
-    """
-    A version by its number.
+    """A version by its number.
 
     Raises:
         NotFoundError: there is no such version.
@@ -116,8 +114,7 @@ def record(version: ModelVersionRef, decision: Decision, settings: Settings) -> 
 
 
 def read_decision(version: ModelVersionRef, settings: Settings) -> Decision:
-    """
-    The stored decision about a version.
+    """The stored decision about a version.
 
     Raises:
         NotFoundError: none was stored.
@@ -146,8 +143,7 @@ def promote(version: ModelVersionRef, settings: Settings) -> None:
 
 
 def rollback(name: str, settings: Settings) -> ModelVersionRef:
-    """
-    Make the previous champion the champion again; the two swap places.
+    """Make the previous champion the champion again; the two swap places.
 
     Raises:
         NotFoundError: there is no previous champion.
@@ -160,8 +156,7 @@ def rollback(name: str, settings: Settings) -> ModelVersionRef:
 
 
 def fetch(version: ModelVersionRef, settings: Settings) -> tuple[Path, VersionCard]:
-    """
-    Download a version's adapter to its content-addressed folder, and read its card.
+    """Download a version's adapter to its content-addressed folder, and read its card.
 
     Raises:
         NotFoundError: the stored files are not what the version says they are.

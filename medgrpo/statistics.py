@@ -10,8 +10,7 @@ SEED = 0
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float, resamples: int) -> Interval:
-    """
-    Mean with a percentile bootstrap interval.
+    """Mean with a percentile bootstrap interval.
 
     Resampling values that are all equal can't show any spread. For shares (0s or 1s only) the Wilson score interval
     stands in then: 0 right of 20 doesn't prove that none would be.
@@ -44,8 +43,7 @@ def bootstrap_interval(values: Sequence[float], confidence: float, resamples: in
 def paired_difference(
     challenger: Sequence[bool], incumbent: Sequence[bool], confidence: float, resamples: int
 ) -> Interval:
-    """
-    Accuracy of the challenger minus that of the incumbent on the same rows, resampling rows as pairs.
+    """Accuracy of the challenger minus that of the incumbent on the same rows, resampling rows as pairs.
 
     Raises:
         ValueError: the two don't have the same number of rows.

@@ -1,5 +1,4 @@
-"""
-The tiny base model: a small Llama, its tokenizer, and some seconds of teaching on the built-in questions.
+"""The tiny base model: a small Llama, its tokenizer, and some seconds of teaching on the built-in questions.
 
 It knows the answer grammar and gives mostly wrong answers, so that GRPO has something to improve within seconds.
 """

@@ -27,8 +27,7 @@ MAX_PARAM = 500
 
 
 def connect(settings: Settings) -> "MlflowClient":
-    """
-    A client of the tracking server or file that the settings name.
+    """A client of the tracking server or file that the settings name.
 
     Raises:
         TrackingError: another folder named mlflow hides the library, or the server doesn't answer.
@@ -49,8 +48,7 @@ def connect(settings: Settings) -> "MlflowClient":
 
 
 def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, tags: Mapping[str, str]) -> RunRef:
-    """
-    Find the run of this training key, or create it, and say what it is about.
+    """Find the run of this training key, or create it, and say what it is about.
 
     Args:
         tags: extra tags, such as the Prefect flow run that works on it now.
@@ -122,8 +120,7 @@ def log_rows(run_id: str, name: str, rows: "DataFrame", settings: Settings) -> N
 def log_evaluation(
     run: RunRef, dataset: DatasetRef, report: EvalReport, adapter: Path | None, settings: Settings
 ) -> str:
-    """
-    Tie an evaluation's figures to its checkpoint (a LoggedModel) and to the rows' digest.
+    """Tie an evaluation's figures to its checkpoint (a LoggedModel) and to the rows' digest.
 
     Args:
         adapter: the checkpoint's adapter folder, stored with the LoggedModel; None for the base model.

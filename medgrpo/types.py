@@ -16,8 +16,7 @@ class Frozen(BaseModel):
 
 
 class Example(Frozen):
-    """
-    One question with the answer that counts as right (its gold).
+    """One question with the answer that counts as right (its gold).
 
     `gold` is an option letter for kind `choice`, a decimal number for `numeric`, any text for `text`.
     """

@@ -23,8 +23,7 @@ Key = Callable[[TaskRunContext, Mapping[str, Any]], str | None]
 def stage(
     name: str, *, key: Key | None = None, retries: int = 1, timeout_s: float = 3600
 ) -> Callable[[Callable[..., R]], Task[..., R]]:
-    """
-    Make a function a stage.
+    """Make a function a stage.
 
     Args:
         name: as the CLI and the Prefect UI show it.

@@ -17,8 +17,7 @@ class ClinicalSource(Frozen):
     """Topics to write about; empty: all of them."""
 
     def load(self, seed: int) -> list[Example]:
-        """
-        Write the questions.
+        """Write the questions.
 
         Raises:
             DataError: an unknown topic, or more rows than the topics can give.

@@ -56,8 +56,7 @@ class FileSource(Frozen):
     """Read only the first rows; 0: all."""
 
     def load(self, seed: int) -> list[Example]:
-        """
-        Read the file.
+        """Read the file.
 
         Raises:
             DataError: the file, a column, or a row's content is wrong; names file, column and row.
@@ -72,8 +71,7 @@ class FileSource(Frozen):
 def read_examples(
     rows: Sequence[Mapping[str, Any]], columns: ColumnMap, kind: Kind, origin: str, citation: str
 ) -> list[Example]:
-    """
-    Turn raw rows into examples through a column map.
+    """Turn raw rows into examples through a column map.
 
     Raises:
         DataError: there is no row, a mapped column is absent, or a value is not what its part needs.

@@ -29,8 +29,7 @@ class HubSource(Frozen):
     """Read only the first rows; 0: all."""
 
     def load(self, seed: int) -> list[Example]:
-        """
-        Read the dataset.
+        """Read the dataset.
 
         Raises:
             DataError: it can't be had, or a column or row is wrong.

@@ -19,8 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
-    """
-    Load, clean, split and store the config's questions; a second call finds them again.
+    """Load, clean, split and store the config's questions; a second call finds them again.
 
     Args:
         base: the base model, whose tokenizer measures the prompts.

@@ -38,8 +38,7 @@ def write_split(path: Path, examples: Sequence[Example]) -> None:
 
 
 def read_split(dataset: DatasetRef, split: Split, settings: Settings) -> list[Example]:
-    """
-    Read one split of a prepared dataset, in its order.
+    """Read one split of a prepared dataset, in its order.
 
     Raises:
         NotFoundError: the dataset isn't on this disk.

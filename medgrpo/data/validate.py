@@ -22,8 +22,7 @@ MAX_CHARACTERS = 20_000
 
 
 def validate(dataset: DatasetRef, settings: Settings) -> ValidationReport:
-    """
-    Check a prepared dataset; the report is written beside it either way.
+    """Check a prepared dataset; the report is written beside it either way.
 
     Raises:
         ValidationFailed: a critical expectation failed; the message names it and its rows.

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
 
 def trl_arguments(config: Config, output: Path) -> "GRPOConfig":
-    """
-    TRL's configuration for this config.
+    """TRL's configuration for this config.
 
     On a CPU bfloat16 and activation checkpointing are off: TRL turns both on by default, and a CPU without AVX-512
     multiplies bfloat16 matrices hundreds of times slower than float32 ones.

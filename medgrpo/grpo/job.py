@@ -19,8 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> None:
-    """
-    Train to the last step, from the newest checkpoint that verifies.
+    """Train to the last step, from the newest checkpoint that verifies.
 
     Raises:
         TrainingRefused: no step could be made, or NaN appeared.

@@ -27,8 +27,7 @@ GRACE_S = 20
 
 
 def train(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings) -> TrainingRef:
-    """
-    Train to the last step and export every checkpoint's adapter; a finished training is found again.
+    """Train to the last step and export every checkpoint's adapter; a finished training is found again.
 
     Raises:
         TrainingRefused: a retry would end the same way: the config, the memory, a reward, NaN.

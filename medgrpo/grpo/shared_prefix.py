@@ -1,5 +1,4 @@
-"""
-Each prompt once per group: what G completions of one prompt share is computed once instead of G times.
+"""Each prompt once per group: what G completions of one prompt share is computed once instead of G times.
 
 A group's rows all start with the same prompt tokens. The prompt runs once into a key-value cache, the cache is
 copied to the group's rows, and only the completions run on top: G·(P + C) tokens become P + G·C. Autograd sums the
@@ -14,8 +13,7 @@ from transformers import DynamicCache
 
 
 def fork_prompts(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> DynamicCache:
-    """
-    Run the distinct prompts, all but their last token, and copy the cache to every row.
+    """Run the distinct prompts, all but their last token, and copy the cache to every row.
 
     Args:
         prompt_ids: (rows, P) left-padded prompts; rows with the same prompt may stand anywhere.
@@ -24,11 +22,13 @@ def fork_prompts(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor
     Returns:
         A cache of P - 1 positions for all rows.
     """
-    _, first, rows = _distinct(torch.cat([prompt_ids, prompt_mask], dim=1))
+    first, rows = _distinct(torch.cat([prompt_ids, prompt_mask], dim=1))
     cache = DynamicCache(config=model.config.get_text_config())
+    mask = prompt_mask[first, :-1]
     model(
         input_ids=prompt_ids[first, :-1],
-        attention_mask=prompt_mask[first, :-1],
+        attention_mask=mask,
+        position_ids=_positions(mask),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -40,8 +40,7 @@ def fork_prompts(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor
 def completion_logps(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Log-probabilities and entropies of the completion tokens.
+    """Log-probabilities and entropies of the completion tokens.
 
     Args:
         model: a model with TRL's fused LM head.
@@ -58,14 +57,18 @@ def completion_logps(
     tail = input_ids[:, prompt_length - 1 :]
     labels = tail.masked_fill(attention_mask[:, prompt_length - 1 :] == 0, -100)
     outputs = model(
-        input_ids=tail, attention_mask=attention_mask, past_key_values=cache, labels=labels, fused_lm_head=True
+        input_ids=tail,
+        attention_mask=attention_mask,
+        position_ids=_positions(attention_mask)[:, prompt_length - 1 :],
+        past_key_values=cache,
+        labels=labels,
+        fused_lm_head=True,
     )
     return outputs.log_probs, outputs.entropy
 
 
 def sample(model: Any, prompts: Sequence[Sequence[int]], generation: Any, pad_token: int) -> list[list[int]]:
-    """
-    Sample one completion per prompt with transformers' `generate`, on forked prompt caches.
+    """Sample one completion per prompt with transformers' `generate`, on forked prompt caches.
 
     Args:
         prompts: token ids; the same prompt may occur many times.
@@ -90,10 +93,15 @@ def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
     return tokens[: stop + 1]
 
 
-def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distinct rows, the first place of each, and for every row which distinct one it is."""
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position of each token in its row, padding not counted: what `generate` uses, so that the cache must too."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first place of each distinct row, and for every row which distinct one it is."""
     unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
     places = torch.arange(inverse.size(0), device=rows.device)
     first = torch.full((unique.size(0),), rows.size(0), device=rows.device)
     first = first.scatter_reduce(0, inverse, places, reduce="amin")
-    return unique, first, inverse
+    return first, inverse

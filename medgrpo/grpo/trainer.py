@@ -8,8 +8,7 @@ from medgrpo.grpo.shared_prefix import completion_logps, sample
 
 
 class SharedPrefixTrainer(GRPOTrainer):
-    """
-    Scores and samples each group on one run of its prompt.
+    """Scores and samples each group on one run of its prompt.
 
     Rows whose prompts all differ, auxiliary losses and gradient checkpointing (which can't keep a cache) take TRL's
     own path.
@@ -45,8 +44,7 @@ class SharedPrefixTrainer(GRPOTrainer):
 
 
 def rollout(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
-    """
-    TRL's `rollout_func`: sample one completion for each prompt (which TRL repeats G times).
+    """TRL's `rollout_func`: sample one completion for each prompt (which TRL repeats G times).
 
     The tokenizer's template renders the prompts exactly as TRL itself would.
     """

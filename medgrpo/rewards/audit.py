@@ -1,5 +1,4 @@
-"""
-The audit: a reward set proves itself on the user's own rows before it trains anything.
+"""The audit: a reward set proves itself on the user's own rows before it trains anything.
 
 Every gold completion must reach full marks, the empty completion none, and every known cheat must earn less in
 total than an honest wrong answer in the strict grammar.
@@ -60,8 +59,7 @@ def audit_config(config: Config, base: BaseRef, dataset: DatasetRef, settings: S
 
 
 def audit(rewards: Sequence[Reward], examples: Sequence[Example]) -> AuditReport:
-    """
-    Audit a reward set on these examples.
+    """Audit a reward set on these examples.
 
     Raises:
         AuditFailed: a gold completion misses full marks, or a cheat pays; the message names reward, family and row.

@@ -18,8 +18,7 @@ MAX_TOKENS = 512
 
 
 class FluencyReward(Reward):
-    """
-    log(perplexity of the reasoning), mapped from the band [`fluent`, `gibberish`] to [1, 0] and clipped.
+    """log(perplexity of the reasoning), mapped from the band [`fluent`, `gibberish`] to [1, 0] and clipped.
 
     Perplexity is exp(mean negative log-likelihood per token) of the reasoning block alone under a frozen scorer.
     It scores the completion, never the gold. No reasoning, no marks.

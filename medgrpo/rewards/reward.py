@@ -17,8 +17,7 @@ class Reward(Frozen):
 
     @abstractmethod
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """
-        Score a batch: one finite number in [0, 1] per rollout, in order, independent of the other rollouts.
+        """Score a batch: one finite number in [0, 1] per rollout, in order, independent of the other rollouts.
 
         Raises:
             Exception: anything; it stops the run with the reward's name. A failure is never turned into a score.

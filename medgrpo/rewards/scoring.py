@@ -12,8 +12,7 @@ from medgrpo.types import BaseRef, Example, Rollout
 
 
 def score(reward: Reward, rollouts: Sequence[Rollout]) -> list[float]:
-    """
-    Score a batch and check what came back.
+    """Score a batch and check what came back.
 
     Raises:
         RewardError: the reward raised, returned another number of scores, or a score outside [0, 1].
@@ -56,8 +55,7 @@ class TrlReward:
     def __call__(
         self, completions: Sequence[list[dict[str, str]]], example: Sequence[str], **_columns: Any
     ) -> list[float]:
-        """
-        Score one step's completions.
+        """Score one step's completions.
 
         Args:
             completions: one chat turn per completion.

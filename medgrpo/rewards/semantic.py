@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 class SemanticReward(Reward):
-    """
-    1 for a right answer; else max(0, cos(embedding of the answer, embedding of the gold text)) x `ceiling`.
+    """1 for a right answer; else max(0, cos(embedding of the answer, embedding of the gold text)) x `ceiling`.
 
     The ceiling keeps every wrong answer below a right one: 'disease causing' and 'not disease causing' embed alike.
     """

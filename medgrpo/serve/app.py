@@ -82,8 +82,7 @@ class ChatRequest(BaseModel):
         return {k: v for k, v in request.items() if v is not None} if isinstance(request, dict) else request
 
     def limit(self, longest: int) -> int:
-        """
-        Tokens that the completion may have.
+        """Tokens that the completion may have.
 
         Raises:
             RequestRefused: more than `longest`.
@@ -96,8 +95,7 @@ class ChatRequest(BaseModel):
 
 
 def build_app(engine: Engine, max_completion_tokens: int, api_key: str = "") -> FastAPI:
-    """
-    The application that serves an engine.
+    """The application that serves an engine.
 
     Args:
         engine: what answers.

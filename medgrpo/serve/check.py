@@ -16,8 +16,7 @@ START_TIMEOUT_S = 300
 
 
 def ask_once(config: Config, dataset: DatasetRef, settings: Settings) -> ServedAnswer:
-    """
-    Start `medgrpo serve` on a free port, ask it the first test question, and stop it.
+    """Start `medgrpo serve` on a free port, ask it the first test question, and stop it.
 
     Raises:
         ServeError: it didn't start, or didn't answer.

@@ -21,8 +21,7 @@ LEAST_TEMPERATURE = 1e-3
 
 
 class RequestRefused(UserError):
-    """
-    A request that can't be answered as asked: HTTP 400. The message never repeats what was sent.
+    """A request that can't be answered as asked: HTTP 400. The message never repeats what was sent.
 
     Attributes:
         param: the field of the request that is at fault.
@@ -76,8 +75,7 @@ class Completion:
 
 
 class Engine:
-    """
-    A policy in evaluation mode with the name of what it is. Safe to call from many threads: one generates at a time.
+    """A policy in evaluation mode with the name of what it is. Safe to call from many threads: one generates at a time.
 
     Args:
         policy: the base model with the version's adapter attached.
@@ -99,8 +97,7 @@ class Engine:
         seed: int | None,
         stop: Sequence[str],
     ) -> Completion:
-        """
-        Complete a chat, used as it is given. Greedy at temperature 0, token for token as in evaluation.
+        """Complete a chat, used as it is given. Greedy at temperature 0, token for token as in evaluation.
 
         Args:
             max_tokens: longest completion, in tokens.
@@ -163,8 +160,7 @@ class Engine:
         return [int(token) for token in tokens[0, len(prompt) :]]
 
     def _stopper(self, prompt_length: int, stop: Sequence[str]) -> Callable[..., "torch.Tensor"]:
-        """
-        Ends generation once a stop text is in the completion.
+        """Ends generation once a stop text is in the completion.
 
         transformers' own `stop_strings` also matches across the end of the prompt, and indexes the whole vocabulary.
         """

@@ -17,8 +17,7 @@ BASE = "base"
 
 
 def load_engine(config: Config, settings: Settings, version: int | None = None) -> Engine:
-    """
-    Load what the registry calls champion, or one version; the base model where there is no champion.
+    """Load what the registry calls champion, or one version; the base model where there is no champion.
 
     Raises:
         NotFoundError: no such version, or the base model here is not the one that its adapter was trained on.

@@ -37,8 +37,7 @@ LAST_LINES = 15
 
 
 def run(engine: "Engine", host: str = "127.0.0.1", port: int = 8000, max_completion_tokens: int = 256) -> None:
-    """
-    Serve until SIGTERM or SIGINT, then finish the requests in progress and end by that signal.
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress and end by that signal.
 
     Prints one line on standard output once requests are answered: `serving VERSION at http://HOST:PORT`.
 
@@ -74,8 +73,7 @@ def run(engine: "Engine", host: str = "127.0.0.1", port: int = 8000, max_complet
 
 
 def check_host(host: str) -> None:
-    """
-    Refuse to be reachable from other machines without a key.
+    """Refuse to be reachable from other machines without a key.
 
     Raises:
         UserError: the host is not loopback and the key isn't set.
@@ -89,8 +87,7 @@ def check_host(host: str) -> None:
 
 
 def ask(url: str, question: str, timeout_s: float = 120) -> ServedAnswer:
-    """
-    Ask the served stage one question, greedily, under the version's own system prompt.
+    """Ask the served stage one question, greedily, under the version's own system prompt.
 
     Args:
         url: where it is, `http://127.0.0.1:8000`.
@@ -116,8 +113,7 @@ def ask(url: str, question: str, timeout_s: float = 120) -> ServedAnswer:
 
 @contextmanager
 def serving(command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 600) -> Iterator[str]:
-    """
-    Run a served process as a child for as long as the context lasts; gives its URL.
+    """Run a served process as a child for as long as the context lasts; gives its URL.
 
     Args:
         command: `medgrpo serve … --port 0`, or whatever else ends up in `run`.

@@ -30,8 +30,7 @@ TOPICS: Mapping[str, Topic] = MappingProxyType(
 
 
 def generate(rows: int, seed: int, topics: Sequence[str] = ()) -> list[Example]:
-    """
-    Write `rows` questions, taking turns over the topics (all of them by default); no numbers are asked twice.
+    """Write `rows` questions, taking turns over the topics (all of them by default); no numbers are asked twice.
 
     Two topics may ask about one measurement, so repeats are left out over all topics: whatever the split, a question's
     numbers stand in one of its parts only. A topic's question of a given id depends on the seed alone.

@@ -63,8 +63,7 @@ def ions(name: str, measure: str, normal: tuple[str, str], ends: tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Graded(Topic):
-    """
-    Questions that place a value in a class. Numbers: (index of the scale, value).
+    """Questions that place a value in a class. Numbers: (index of the scale, value).
 
     Templates know `measure`, `value`, `unit`, `labels`, `cutoffs` (each class with its values) and `normal`
     (the values of the second class: the reference range where there are three).

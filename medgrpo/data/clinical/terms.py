@@ -24,8 +24,7 @@ def ph(pco2: Decimal, hco3: Decimal) -> Decimal:
 
 
 def acid_base(pco2: Decimal, hco3: Decimal) -> int | None:
-    """
-    The single disorder that the gas fits: 0, 1 respiratory acidosis, alkalosis; 2, 3 metabolic; None if unclear.
+    """The single disorder that the gas fits: 0, 1 respiratory acidosis, alkalosis; 2, 3 metabolic; None if unclear.
 
     Only numbers within the expected compensation are used (Berend 2014): PaCO2 within 2 mmHg of 1.5 × HCO3 + 8
     or of 40 + 0.7 × (HCO3 - 24); HCO3 between the acute (0.1, 0.2) and the chronic (0.4) change per mmHg of PaCO2.

@@ -1,0 +1,59 @@
+"""What tests share: one home folder with a tiny policy and a few questions, made once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medgrpo.base_models import resolve
+from medgrpo.config import Config
+from medgrpo.config_file import read_config
+from medgrpo.data.prepare import prepare
+from medgrpo.settings import Settings
+from medgrpo.types import BaseRef, DatasetRef
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Iterator[None]:
+    """Fail at once where code reaches for a hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("GX_ANALYTICS_ENABLED", "false")
+        yield
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home folder of the test session."""
+    return Settings(home=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    """The smoke config, cut down to some seconds."""
+    overrides = ["grpo.steps=4", "grpo.checkpoints=2", "grpo.num_generations=4", "grpo.prompts_per_step=2"]
+    overrides += ["data.source.rows=60", "data.validation_rows=6", "data.test_rows=12"]
+    return read_config(ROOT / "configs" / "smoke.toml", overrides)
+
+
+@pytest.fixture(scope="session")
+def base(config: Config, settings: Settings) -> BaseRef:
+    """The tiny base model, with its tokenizer trained on the built-in questions."""
+    return resolve(config.policy.base, settings)
+
+
+@pytest.fixture(scope="session")
+def dataset(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
+    """A few prepared questions."""
+    return prepare(config, base, settings)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real question sets that are not part of the project."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("../shared/data is not here: real question sets are not part of the repository")
+    return SHARED / "data"
