@@ -18,7 +18,7 @@ DEFAULT_SYSTEM_PROMPT = """Respond in the following format:
 ...
 </answer>"""
 
-_NUMBER = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3})?)\s*(.*)", re.DOTALL)
+_NUMBER = re.compile(r"([-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(.*)", re.DOTALL)
 _LETTER = re.compile(r"\(?([A-Za-z])\)?(?:\s*[.:)\-]\s*(.*)|\s*)", re.DOTALL)
 
 
@@ -103,11 +103,15 @@ def _words(text: str) -> str:
 
 
 def _judge_choice(answer: str, example: Example) -> bool:
-    """Right: the gold letter, the gold option's text, or both; a letter with another option's text is wrong."""
+    """Right: the gold letter, the gold option's text, or both; a letter with another option's text is wrong.
+
+    A bare letter of an option always means that option, also where the gold's text is that letter (blood group A).
+    """
     gold_text = _words(example.options.get(example.gold, ""))
-    if _words(answer) == gold_text:
-        return True
     match = _LETTER.fullmatch(answer)
+    is_bare = match is not None and not _words(match[2] or "") and match[1].upper() in example.options
+    if _words(answer) == gold_text and not is_bare:
+        return True
     if match is None:
         return False
     letter, text = match[1].upper(), _words(match[2] or "")
@@ -117,7 +121,7 @@ def _judge_choice(answer: str, example: Example) -> bool:
 def _judge_numeric(answer: str, example: Example) -> bool:
     """Right: a number within the tolerance, alone or with the gold's own unit."""
     match = _NUMBER.fullmatch(answer)
-    if match is None or not any(character.isdigit() for character in match[1]):
+    if match is None:
         return False
     unit = _words(match[2])
     if unit and unit != _words(example.unit):

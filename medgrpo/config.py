@@ -180,15 +180,23 @@ class Config(Frozen):
     seed: int = Field(default=0, ge=0)
     """Decides the built-in questions, the split, the sampling and the adapter's first weights."""
     data: DataConfig = DataConfig()
+    """The questions."""
     policy: PolicyConfig = PolicyConfig()
+    """What is trained."""
     prompt: PromptConfig = PromptConfig()
+    """How a question is put."""
     rewards: tuple[AnyReward, ...] = Field(default=(CorrectReward(), FormatReward(weight=0.5)), min_length=1)
     """The total reward is the weighted sum of these."""
     grpo: GrpoConfig = GrpoConfig()
+    """How the policy is trained."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """How checkpoints are measured."""
     gate: GateConfig = GateConfig()
+    """When a challenger replaces the champion."""
     registry: RegistryConfig = RegistryConfig()
+    """The model registry."""
     serve: ServeConfig = ServeConfig()
+    """The limits of the served stage."""
 
     @model_validator(mode="after")
     def _one_reward_of_a_kind(self) -> "Config":

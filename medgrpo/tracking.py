@@ -39,8 +39,8 @@ def connect(settings: Settings) -> "MlflowClient":
     mlflow.set_tracking_uri(settings.mlflow_uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    client = mlflow.MlflowClient(settings.mlflow_uri)
     try:
+        client = mlflow.MlflowClient(settings.mlflow_uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow raises requests', SQLAlchemy's and its own types here
         raise TrackingError(f"MLflow at {settings.mlflow_uri} does not answer: {error}") from error

@@ -12,7 +12,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class Frozen(BaseModel):
     """An immutable value without room for unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Example(Frozen):

@@ -1,7 +1,11 @@
 """What tests share: one home folder with a tiny policy and a few questions, made once."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# A tiny model is fastest on one thread; more would only slow down the servers and processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 

@@ -68,7 +68,7 @@ def test_adapters_equal_those_of_the_stock_trainer(
     accumulation: int,
     loss: str,
 ) -> None:
-    changes = {"beta": beta, "gradient_accumulation_steps": accumulation, "loss_type": loss, "learning_rate": 2e-3}
+    changes = {"beta": beta, "gradient_accumulation_steps": accumulation, "loss_type": loss, "learning_rate": 1e-3}
     rewards = (CorrectReward(), FormatReward(weight=0.5))
     changed = config.model_copy(update={"grpo": config.grpo.model_copy(update=changes), "rewards": rewards})
     stock = _train(GRPOTrainer, changed, base, dataset, settings, tmp_path / "stock")

@@ -11,6 +11,7 @@ class ClinicalSource(Frozen):
     """Questions written from reference ranges, formulas and scoring rules; the seed decides the numbers."""
 
     kind: Literal["clinical"] = "clinical"
+    """Chooses this source."""
     rows: int = Field(default=1000, ge=1)
     """How many questions to write, over all splits."""
     topics: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """Source: a local JSONL, JSON, CSV or Parquet file, read through a column map."""
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ class FileSource(Frozen):
     """A file on this disk."""
 
     kind: Literal["file"] = "file"
+    """Chooses this source."""
     path: str
     """The file; its ending tells the format: .jsonl, .json, .csv, .parquet."""
     example_kind: Kind
@@ -128,7 +130,7 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
         raise DataError(f"{path}: unknown format '{path.suffix}'; known: {', '.join(readers)}")
     try:
         return readers[path.suffix](path)
-    except (UnicodeDecodeError, ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise DataError(f"{path}: not readable as {path.suffix[1:]}: {error}") from error
 
 
@@ -152,8 +154,6 @@ def _read_json(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _read_csv(path: Path) -> list[Mapping[str, Any]]:
-    import csv
-
     with path.open(encoding="utf-8-sig", newline="") as handle:
         return list(csv.DictReader(handle, strict=True))
 

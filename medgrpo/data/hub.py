@@ -13,6 +13,7 @@ class HubSource(Frozen):
     """A hub dataset. It is downloaded once and read from the hub cache from then on."""
 
     kind: Literal["hub"] = "hub"
+    """Chooses this source."""
     repo: str
     """`owner/name`."""
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
@@ -35,11 +36,18 @@ class HubSource(Frozen):
             DataError: it can't be had, or a column or row is wrong.
         """
         from datasets import load_dataset
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         origin = f"{self.repo}@{self.revision[:8]}"
         try:
-            rows = load_dataset(self.repo, self.config or None, split=self.split, revision=self.revision)
-        except Exception as error:  # datasets raises many types for "not there" and "no network"
+            # The snapshot first: unlike load_dataset on a hub name, it is found in the cache without a network.
+            folder = snapshot_download(self.repo, repo_type="dataset", revision=self.revision)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise DataError(f"{origin}: not in the hub cache, and not to be downloaded: {error}") from error
+        try:
+            rows = load_dataset(folder, self.config or None, split=self.split)
+        except (ValueError, OSError) as error:
+            raise DataError(f"{origin}: config '{self.config}', split '{self.split}': {error}") from error
         chosen = rows.select(range(min(self.limit or len(rows), len(rows))))
         return read_examples(chosen.to_list(), self.columns, self.example_kind, origin, origin)

@@ -30,7 +30,10 @@ def fault(folder: Path) -> str:
     """Why a checkpoint can't be used; empty when it verifies."""
     if not (folder / MANIFEST).is_file():
         return "no manifest: the save was cut off"
-    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError:
+        return "the manifest is damaged"
     for name, expected in files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"

@@ -38,6 +38,10 @@ class AuditRow(Frozen):
     mean: float
     highest: float
     passed: bool
+    example: str
+    """The row on which it earns most, measured from the honest wrong answer."""
+    reward: str
+    """The reward that pays most there."""
 
 
 class AuditReport(Frozen):
@@ -62,14 +66,19 @@ def audit(rewards: Sequence[Reward], examples: Sequence[Example]) -> AuditReport
     """Audit a reward set on these examples.
 
     Raises:
-        AuditFailed: a gold completion misses full marks, or a cheat pays; the message names reward, family and row.
+        AuditFailed: a gold completion misses full marks, the empty completion earns something, or a cheat pays; the
+            message names reward, family and row.
     """
     _require_full_marks(rewards, examples)
+    _require_nothing_for_nothing(rewards, examples)
     honest = total(rewards, [_rollout(example, _honest_wrong(example)) for example in examples])
     rows = [_audit_cheat(name, cheat, rewards, examples, honest) for name, cheat in CHEATS.items()]
     report = AuditReport(rows=len(examples), families=tuple(rows))
     if report.failures:
-        table = "; ".join(f"'{row.family}' earns up to {row.highest:.3f}" for row in report.failures)
+        table = "; ".join(
+            f"'{row.family}' earns up to {row.highest:.3f} (example '{row.example}', most from reward '{row.reward}')"
+            for row in report.failures
+        )
         raise AuditFailed(
             f"the reward set pays known cheats like an honest wrong answer ({min(honest):.3f} or more): {table}. "
             "Lower the weight of the term that pays, or make it stricter."
@@ -88,6 +97,17 @@ def _require_full_marks(rewards: Sequence[Reward], examples: Sequence[Example]) 
                 )
 
 
+def _require_nothing_for_nothing(rewards: Sequence[Reward], examples: Sequence[Example]) -> None:
+    blanks = [_rollout(example, "") for example in examples]
+    for reward in rewards:
+        for rollout, value in zip(blanks, score(reward, blanks), strict=True):
+            if value > TOLERANCE:
+                raise AuditFailed(
+                    f"reward '{reward.kind}' gives {value:.3f} to the empty completion of example "
+                    f"'{rollout.example.id}': a policy that says nothing must earn nothing"
+                )
+
+
 def _audit_cheat(
     name: str,
     cheat: Callable[[Example], str],
@@ -95,9 +115,18 @@ def _audit_cheat(
     examples: Sequence[Example],
     honest: Sequence[float],
 ) -> AuditRow:
-    earned = total(rewards, [_rollout(example, cheat(example)) for example in examples])
-    passed = all(value < floor for value, floor in zip(earned, honest, strict=True))
-    return AuditRow(family=name, mean=sum(earned) / len(earned), highest=max(earned), passed=passed)
+    rollouts = [_rollout(example, cheat(example)) for example in examples]
+    earned = total(rewards, rollouts)
+    worst = max(range(len(earned)), key=lambda place: earned[place] - honest[place])
+    payer = max(rewards, key=lambda reward: reward.weight * score(reward, rollouts[worst : worst + 1])[0])
+    return AuditRow(
+        family=name,
+        mean=sum(earned) / len(earned),
+        highest=max(earned),
+        passed=earned[worst] < honest[worst],
+        example=rollouts[worst].example.id,
+        reward=payer.kind,
+    )
 
 
 def _honest_wrong(example: Example) -> str:
@@ -105,9 +134,10 @@ def _honest_wrong(example: Example) -> str:
     if example.kind == "choice":
         answer = next(letter for letter in example.options if letter != example.gold)
     elif example.kind == "numeric":
-        answer = f"{float(example.gold) * 2 + 10 * example.tolerance + 1:g}"
+        gold = float(example.gold)
+        answer = f"{gold + abs(gold) + 10 * example.tolerance + 1:g}"
     else:
-        answer = "none of these"
+        answer = next(text for text in ("none of these", "something else") if not is_correct(text, example))
     assert not is_correct(answer, example)
     return render_completion(example.reasoning or "The facts in the question lead to this.", answer)
 

@@ -12,6 +12,7 @@ class CorrectReward(Reward):
     """1 when the answer block holds a right answer (`medgrpo.answer.is_correct`), else 0. No block, no marks."""
 
     kind: Literal["correct"] = "correct"
+    """Chooses this reward."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Score a batch."""

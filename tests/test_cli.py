@@ -1,0 +1,114 @@
+"""The command line: help at once, and a user's mistake is one message with exit code 2."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medgrpo.settings import Settings
+from medgrpo.types import BaseRef
+
+ROOT = Path(__file__).parent.parent
+SMOKE = (ROOT / "configs" / "smoke.toml").read_text(encoding="utf-8")
+COMMANDS = ["run", "prepare", "audit", "train", "evaluate", "register", "promote", "rollback", "serve", "ask", "ui", "plan"]
+
+
+def _medgrpo(*arguments: str, home: Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"MEDGRPO_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "medgrpo.cli", *arguments]
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = _medgrpo("--help", home=tmp_path)
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_shows_an_example(command: str, tmp_path: Path) -> None:
+    done = _medgrpo(command, "--help", home=tmp_path)
+    assert done.returncode == 0
+    assert f"Example:  medgrpo {command}" in done.stdout
+
+
+CSV = "id,question,gold\n1,What is it?,x\n"
+FILE_SOURCE = (
+    'source = { kind = "file", path = "questions.csv", example_kind = "text", '
+    'columns = { question = "question", gold = "answer" } }'
+)
+
+
+MISTAKES = {
+    "broken TOML": (("[data]", "[data"), "not readable as TOML"),
+    "unknown key": (("steps =", "stepz ="), "grpo.stepz: unknown key"),
+    "wrong value": (("r = 8", 'r = "many"'), "policy.lora.r"),
+    "missing file": (("SOURCE", FILE_SOURCE.replace("questions", "gone")), "no such file: gone.csv"),
+    "wrong column": (("SOURCE", FILE_SOURCE), "no column 'answer'"),
+    "no base model": (('{ kind = "tiny" }', '{ kind = "folder", path = "no/model" }'), "base model 'no/model'"),
+    "no wheel": (('{ kind = "tiny" }', '{ kind = "wheel", package = "no-wheel" }'), "'no-wheel' is not installed"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "mistake"), [*(("prepare", name) for name in MISTAKES), ("run", "broken TOML"), ("run", "wrong column")]
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    tmp_path: Path, settings: Settings, base: BaseRef, command: str, mistake: str
+) -> None:
+    (before, after), said = MISTAKES[mistake]
+    home = _home(tmp_path, settings)
+    (tmp_path / "questions.csv").write_text(CSV, encoding="utf-8")
+    config = tmp_path / "config.toml"
+    config.write_text(_with_source(after) if before == "SOURCE" else SMOKE.replace(before, after), encoding="utf-8")
+    done = _medgrpo(command, str(config), home=home, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "home", "questions.csv"]
+
+
+def _home(tmp_path: Path, settings: Settings) -> Path:
+    """A home folder of its own, with the tiny base model already built."""
+    shutil.copytree(settings.root / "base_models", tmp_path / "home" / "base_models")
+    return tmp_path / "home"
+
+
+def _with_source(source: str) -> str:
+    return "\n".join(source if line.startswith("source =") else line for line in SMOKE.splitlines())
+
+
+def test_plan_trains_nothing_and_tells_rows_steps_memory_and_time(
+    tmp_path: Path, settings: Settings, base: BaseRef
+) -> None:
+    home = _home(tmp_path, settings)
+    done = _medgrpo("plan", "configs/smoke.toml", "--set", "grpo.steps=77", home=home)
+    assert done.returncode == 0, done.stderr
+    for words in ("steps        77", "train 168", "memory", "time", '"learning_rate": 0.001'):
+        assert words in done.stdout
+    assert not (home / "training").exists()
+    assert not (home / "mlflow.db").exists()
+
+
+def test_plan_of_a_base_that_is_not_here_says_so(tmp_path: Path) -> None:
+    done = _medgrpo("plan", "configs/llama31-8b.toml", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not known on this machine" in done.stdout
+    assert "meta-llama/Llama-3.1-8B-Instruct" in done.stdout
+
+
+def test_rollback_without_a_previous_champion_is_refused(tmp_path: Path) -> None:
+    done = _medgrpo("rollback", "configs/smoke.toml", home=tmp_path)
+    assert done.returncode == 2
+    assert "no previous champion" in done.stderr
+
+
+def test_asking_where_nothing_is_served_says_so(tmp_path: Path) -> None:
+    done = _medgrpo("ask", "How are you?", "--url", "http://127.0.0.1:9", home=tmp_path)
+    assert done.returncode != 0
+    assert "http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr

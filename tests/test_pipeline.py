@@ -1,0 +1,219 @@
+"""The whole flow on a tiny policy: a real Prefect server, a real MLflow on SQLite, a real training process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from prefect.client.schemas.objects import TaskRun
+from prefect.client.schemas.sorting import TaskRunSort
+
+from medgrpo import tracking
+from medgrpo.config import Config
+from medgrpo.evaluate import read_rows
+from medgrpo.grpo.checkpoints import verified
+from medgrpo.grpo.launch import train
+from medgrpo.keys import train_key
+from medgrpo.report import Summary, render
+from medgrpo.settings import Settings
+from medgrpo.types import BaseRef, DatasetRef
+
+STAGES = ["resolve-base", "prepare", "open-run", "validate", "audit", "train", "report", "register", "promote"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server(settings: Settings) -> Iterator[None]:
+    """One real Prefect server for the module, in a home folder of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDGRPO_HOME", str(settings.root))
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+@pytest.fixture(scope="module")
+def first(config: Config) -> Summary:
+    """The pipeline's first run."""
+    return _run(config)
+
+
+def _run(config: Config) -> Summary:
+    from flows.pipeline import pipeline
+
+    summary: Summary = pipeline(config)
+    return summary
+
+
+def _task_runs() -> list[TaskRun]:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.read_task_runs(sort=TaskRunSort.END_TIME_DESC, limit=200)
+
+
+def test_every_stage_leaves_what_it_promises(first: Summary, config: Config, settings: Settings) -> None:
+    assert [report.checkpoint.step for report in first.checkpoints] == [2, 4]
+    assert {report.rows for report in (first.base, *first.checkpoints)} == {6}
+    assert first.challenger.split == first.incumbent.split == "test"
+    assert first.version.version == 1
+    assert first.served.version == (f"{config.model_name}/1" if first.decision.promote else "base")
+    assert Path(first.curve).read_bytes().startswith(b"\x89PNG")
+    text = render(first, settings)
+    for words in ("accuracy", "format rate", first.run.run_id, "medgrpo ui mlflow", first.served.version):
+        assert words in text
+
+
+def test_mlflow_shows_the_run_with_its_stages(first: Summary, settings: Settings) -> None:
+    client = tracking.connect(settings)
+    run = client.get_run(first.run.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags[tracking.FLOW_RUN_TAG]
+    assert [step for step, _ in tracking.history(first.run.run_id, "train/reward", settings)] == [1, 2, 3, 4]
+    artifacts = {item.path for item in client.list_artifacts(first.run.run_id)}
+    assert {"config.json", "validation.json", "audit.json", "rollouts", "rollouts.json", "plots"} <= artifacts
+    tables = {table["path"] for table in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
+    assert {"rollouts.json", "evaluation-validation-base.json", "evaluation-test-base.json"} <= tables
+    models = client.search_logged_models([first.run.experiment_id])
+    metrics = {(m.name, metric.key, metric.dataset_digest) for m in models for metric in m.metrics or []}
+    names = {name for name, key, _ in metrics if key == "eval/validation/accuracy"}
+    assert names == {"base", "step-000002", "step-000004"}
+    assert None not in {digest for _, _, digest in metrics}
+
+
+def test_completions_are_kept_with_rewards_and_advantages(first: Summary, config: Config, settings: Settings) -> None:
+    table = pd.read_parquet(settings.training(first.run.key) / "rollouts.parquet")
+    grpo = config.grpo
+    assert len(table) == grpo.steps * grpo.prompts_per_step * grpo.num_generations
+    assert {"step", "prompt", "completion", "correct", "format", "semantic", "fluency", "advantage"} <= set(table)
+    by_group = table.groupby(["step", "prompt"])["advantage"].mean()
+    assert by_group.abs().max() < 1e-5, "advantages are centred on their group"
+
+
+def test_figures_can_be_computed_again_from_the_rows(first: Summary, settings: Settings) -> None:
+    rows = read_rows(first.challenger, settings)
+    assert rows["correct"].mean() == pytest.approx(first.challenger.accuracy.mean)
+    assert rows["strict"].mean() == pytest.approx(first.challenger.format_rate.mean)
+    assert not rows.loc[~rows["strict"], "correct"].any(), "an answer outside the grammar is never right"
+
+
+def test_a_second_run_reuses_every_finished_stage(first: Summary, config: Config, settings: Settings) -> None:
+    trained = (settings.training(first.run.key) / "train.log").stat().st_size
+    again = _run(config)
+    assert again.run == first.run
+    assert again.version == first.version
+    assert again.decision == first.decision
+    assert again.checkpoints == first.checkpoints
+    assert (settings.training(first.run.key) / "train.log").stat().st_size == trained, "it must not train again"
+    states = {run.name.rsplit("-", 1)[0]: run.state_name for run in _task_runs()[: len(STAGES) + 8]}
+    for stage in ("validate", "audit", "train", "evaluate"):
+        assert states[stage] == "Cached", states
+    runs = tracking.connect(settings).search_runs([first.run.experiment_id])
+    assert len(runs) == 1
+
+
+def test_a_lost_output_is_made_again(first: Summary, config: Config, settings: Settings) -> None:
+    path = settings.evaluation(first.base.key) / "report.json"
+    whole = path.read_text(encoding="utf-8")
+    path.unlink()
+    assert _run(config).base == first.base
+    assert path.read_text(encoding="utf-8") == whole
+
+
+def test_a_killed_training_goes_on_where_it_was(config: Config, settings: Settings, tmp_path: Path) -> None:
+    from flows.pipeline import pipeline
+
+    changed = config.model_copy(update={"seed": 11, "grpo": config.grpo.model_copy(update={"steps": 6})})
+    killed = threading.Event()
+    watcher = threading.Thread(target=_kill_trainer_at_checkpoint, args=(settings, killed), daemon=True)
+    watcher.start()
+    summary: Summary = pipeline(changed)
+    assert killed.is_set(), "the training ended before it could be killed"
+    assert [report.checkpoint.step for report in summary.checkpoints] == [3, 6]
+    steps = [step for step, _ in tracking.history(summary.run.run_id, "train/reward", settings)]
+    assert steps == [1, 2, 3, 4, 5, 6], "each step is logged once"
+    log = (settings.training(summary.run.key) / "train.log").read_text(encoding="utf-8")
+    assert "going on from step 3" in log
+    client = tracking.connect(settings)
+    found = client.search_runs([summary.run.experiment_id], f"tags.`{tracking.KEY_TAG}` = '{summary.run.key}'")
+    assert len(found) == 1
+    wanted = f"name = '{changed.model_name}' and tags.`medgrpo.train_key` = '{summary.run.key}'"
+    assert len(client.search_model_versions(wanted)) == 1
+
+
+def _kill_trainer_at_checkpoint(settings: Settings, killed: threading.Event) -> None:
+    """SIGKILL the training process once its first checkpoint is sealed."""
+    import psutil
+
+    before = set((settings.root / "training").iterdir())
+    while not killed.is_set():
+        for output in set((settings.root / "training").iterdir()) - before:
+            if not list(output.glob("checkpoint-*/medgrpo-manifest.json")):
+                continue
+            for process in psutil.process_iter(["pid", "cmdline"]):
+                if str(output / "job.json") in (process.info["cmdline"] or []):
+                    os.kill(process.info["pid"], signal.SIGKILL)
+                    killed.set()
+                    return
+
+
+def test_the_training_process_dies_with_its_parent(
+    config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings, tmp_path: Path
+) -> None:
+    import psutil
+
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import os, sys, time; sys.path.insert(0, os.getcwd());'\n"
+        "  'from medgrpo.grpo.__main__ import die_with_parent; die_with_parent(); print(1, flush=True); time.sleep(600)'],\n"
+        "  stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)\n"
+        "child.stdout.readline()\nprint(child.pid, flush=True)\nsys.stdin.readline()\n",
+        encoding="utf-8",
+    )
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    assert child.wait(timeout=30) is not None or not child.is_running()
+
+
+def test_resuming_after_damage_gives_the_same_adapter(
+    config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings, tmp_path: Path
+) -> None:
+    changed = config.model_copy(update={"seed": 5})
+    key = train_key(changed, dataset, base)
+    run = tracking.open_run(changed, dataset, key, settings, {})
+    whole = train(changed, base, dataset, run, settings)
+    output = settings.training(key)
+    (step, newest) = verified(output)[-1]
+    assert step == changed.grpo.steps
+    (newest / "adapter_model.safetensors").write_bytes(b"half a file")
+    again = train(changed, base, dataset, run, settings)
+    assert again == whole, "the last steps, done again from the checkpoint before, give the same bytes"
+
+
+def test_a_refused_training_names_its_reason_and_is_not_retried(config: Config, settings: Settings) -> None:
+    from flows.pipeline import pipeline
+    from medgrpo.errors import TrainingRefused
+
+    grpo: dict[str, Any] = {"learning_rate": 1e30, "steps": 8, "checkpoints": 1, "max_grad_norm": 1e30}
+    changed = config.model_copy(update={"seed": 9, "grpo": config.grpo.model_copy(update=grpo)})
+    with pytest.raises(TrainingRefused, match="lower grpo.learning_rate"):
+        pipeline(changed)
+    failed = next(run for run in _task_runs() if run.name.startswith("train") and run.state_name == "Failed")
+    assert failed.run_count == 1
+    client = tracking.connect(settings)
+    experiment = client.get_experiment_by_name(changed.model_name)
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    assert newest.info.status == "FAILED"

@@ -1,0 +1,174 @@
+"""MLflow, for real on SQLite: one run per key, one version per adapter, aliases that move as the gate says."""
+
+from pathlib import Path
+
+import pytest
+
+from medgrpo import registry, tracking
+from medgrpo.config import Config
+from medgrpo.errors import NotFoundError, TrackingError
+from medgrpo.fingerprint import digest
+from medgrpo.policy import adapter_digest
+from medgrpo.promotion import decide_and_promote, find_incumbent
+from medgrpo.settings import Settings
+from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, Interval, ModelVersionRef, RunRef
+
+ROWS = 60
+
+
+def _report(right: int, name: str) -> EvalReport:
+    """A report in which the first `right` rows are right, all in the strict grammar."""
+    share = Interval(mean=right / ROWS, low=0, high=1)
+    return EvalReport(
+        key=name,
+        checkpoint=CheckpointRef.base(),
+        split="test",
+        rows=ROWS,
+        accuracy=share,
+        format_rate=Interval(mean=1, low=1, high=1),
+        completion_tokens=Interval(mean=20, low=20, high=20),
+        topics={},
+        correct=tuple(row < right for row in range(ROWS)),
+    )
+
+
+@pytest.fixture
+def own(config: Config, request: pytest.FixtureRequest) -> Config:
+    """The config under a name of the test's own, so that tests share no registered model."""
+    return config.model_copy(update={"name": f"test-{digest(request.node.name)[:8]}"})
+
+
+@pytest.fixture
+def run(own: Config, dataset: DatasetRef, settings: Settings) -> RunRef:
+    return tracking.open_run(own, dataset, f"key-{own.name}", settings, {})
+
+
+def _version(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings, weights: bytes
+) -> ModelVersionRef:
+    folder = settings.root / "made" / digest(weights.hex())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    made = adapter_digest(folder)
+    target = settings.adapter(made)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+    checkpoint = CheckpointRef(train_key=run.key, step=len(weights), adapter_digest=made)
+    return registry.register(own, base, dataset, run, checkpoint, settings)
+
+
+def test_a_run_is_found_again_by_its_key(own: Config, dataset: DatasetRef, run: RunRef, settings: Settings) -> None:
+    again = tracking.open_run(own, dataset, run.key, settings, {"prefect.flow_run_id": "f1"})
+    other = tracking.open_run(own, dataset, "other", settings, {})
+    assert again == run
+    assert other.run_id != run.run_id
+    stored = tracking.connect(settings).get_run(run.run_id)
+    assert stored.data.tags["prefect.flow_run_id"] == "f1"
+    assert {d.dataset.digest for d in stored.inputs.dataset_inputs} == set(dataset.digests.values())
+
+
+def test_a_failed_flow_leaves_no_run_that_looks_busy(own: Config, dataset: DatasetRef, settings: Settings) -> None:
+    mine = tracking.open_run(own, dataset, "k1", settings, {tracking.FLOW_RUN_TAG: "flow-a"})
+    others = tracking.open_run(own, dataset, "k2", settings, {tracking.FLOW_RUN_TAG: "flow-b"})
+    tracking.fail_runs_of("flow-a", settings)
+    client = tracking.connect(settings)
+    assert client.get_run(mine.run_id).info.status == "FAILED"
+    assert client.get_run(others.run_id).info.status == "RUNNING"
+
+
+def test_a_resumed_training_does_not_log_a_step_twice(run: RunRef, settings: Settings) -> None:
+    client = tracking.connect(settings)
+    writer = tracking.MetricWriter(client, run.run_id)
+    for step in (1, 2, 3):
+        writer.write({"reward": step / 10}, step)
+    resumed = tracking.MetricWriter(client, run.run_id)
+    for step in (2, 3, 4):
+        resumed.write({"reward": step / 10}, step)
+    assert tracking.history(run.run_id, "train/reward", settings) == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+
+
+def test_metrics_that_mlflow_did_not_take_are_sent_later(run: RunRef, settings: Settings) -> None:
+    client = tracking.connect(settings)
+    writer = tracking.MetricWriter(client, run.run_id)
+    client.set_terminated(run.run_id)
+    client.delete_run(run.run_id)  # a deleted run refuses writes, as a server that is away does
+    writer.write({"reward": 0.1}, 1)
+    client.restore_run(run.run_id)
+    writer.write({"reward": 0.2}, 2)
+    assert tracking.history(run.run_id, "train/reward", settings) == [(1, 0.1), (2, 0.2)]
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with pytest.raises(TrackingError, match="mysql://nowhere"):
+        tracking.connect(Settings(tracking_uri="mysql://nowhere/none"))
+
+
+def test_one_adapter_is_one_version(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    first = _version(own, base, dataset, run, settings, b"one")
+    again = _version(own, base, dataset, run, settings, b"one")
+    other = _version(own, base, dataset, run, settings, b"other")
+    assert (first.version, again.version, other.version) == (1, 1, 2)
+    assert registry.find(own.model_name, "challenger", settings) == other
+    assert registry.find(own.model_name, "champion", settings) is None
+
+
+def test_the_gate_moves_the_champion_and_rollback_moves_it_back(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    first = _version(own, base, dataset, run, settings, b"first")
+    better = decide_and_promote(own, first, _report(40, "first"), _report(10, "base"), settings)
+    assert better.promote
+    second = _version(own, base, dataset, run, settings, b"second")
+    equal = decide_and_promote(own, second, _report(40, "second"), _report(40, "first"), settings)
+    assert not equal.promote
+    assert registry.find(own.model_name, "champion", settings) == first
+    assert registry.read_decision(second, settings) == equal, "a refusal is stored too"
+
+    third = _version(own, base, dataset, run, settings, b"third")
+    assert decide_and_promote(own, third, _report(55, "third"), _report(40, "first"), settings).promote
+    assert registry.find(own.model_name, "champion", settings) == third
+    assert registry.find(own.model_name, "previous", settings) == first
+    assert registry.rollback(own.model_name, settings) == first
+    assert registry.find(own.model_name, "champion", settings) == first
+    assert registry.find(own.model_name, "previous", settings) == third
+
+
+def test_the_champion_keeps_the_decision_that_made_it_so(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    version = _version(own, base, dataset, run, settings, b"v")
+    made = decide_and_promote(own, version, _report(40, "a"), _report(10, "base"), settings)
+    against_itself = decide_and_promote(own, version, _report(40, "a"), _report(40, "a"), settings)
+    assert against_itself == made
+
+
+def test_the_incumbent_is_the_base_until_there_is_a_champion(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    assert find_incumbent(own, settings).checkpoint.is_base
+    prompt = own.prompt.model_copy(update={"system": "Another prompt."})
+    trained_otherwise = own.model_copy(update={"prompt": prompt})
+    version = _version(trained_otherwise, base, dataset, run, settings, b"champion")
+    registry.promote(version, settings)
+    incumbent = find_incumbent(own, settings)
+    assert incumbent.version == version
+    assert incumbent.checkpoint.adapter_digest == version.adapter_digest
+    assert incumbent.config.prompt.system == "Another prompt.", "a champion answers with its own prompt"
+
+
+def test_files_that_are_not_what_the_version_names_are_refused(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    version = _version(own, base, dataset, run, settings, b"good")
+    assert registry.fetch(version, settings)[1].dataset == dataset
+    for stored in Path(settings.artifacts).rglob("adapter_model.safetensors"):
+        if stored.read_bytes() == b"good":
+            stored.write_bytes(b"evil")
+    with pytest.raises(NotFoundError, match="digest"):
+        registry.fetch(version, settings)
+    with pytest.raises(NotFoundError, match="no version 9"):
+        registry.get(own.model_name, 9, settings)
