@@ -41,10 +41,17 @@ def files_digest(root: Path, names: Iterable[str]) -> str:
 
 
 def source_digest(*parts: str) -> str:
-    """Digest of this package's source: `parts` are modules (`answer.py`) or folders (`rewards`) below it."""
-    files = [
-        path
-        for part in parts
-        for path in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).rglob("*.py"))
-    ]
-    return files_digest(PACKAGE, [path.relative_to(PACKAGE).as_posix() for path in files])
+    """Digest of this package's source: `parts` are modules (`answer.py`) or folders (`rewards`) below it.
+
+    Raises:
+        FileNotFoundError: a part isn't there; else a renamed folder would no longer count, and nobody would notice.
+    """
+    files = [path.relative_to(PACKAGE).as_posix() for part in parts for path in _sources(part)]
+    return files_digest(PACKAGE, files)
+
+
+def _sources(part: str) -> list[Path]:
+    found = [PACKAGE / part] if part.endswith(".py") else list((PACKAGE / part).rglob("*.py"))
+    if not found:
+        raise FileNotFoundError(f"no source in {PACKAGE / part}")
+    return found

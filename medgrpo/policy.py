@@ -1,12 +1,13 @@
 """The policy: a base model, its tokenizer, and an adapter on top."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgrpo.errors import BaseModelError
-from medgrpo.fingerprint import files_digest
+from medgrpo.fingerprint import digest, file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -86,5 +87,11 @@ def attach(policy: Policy, adapter: Path) -> Policy:
 
 
 def adapter_digest(folder: Path) -> str:
-    """Digest of an adapter: its weights and its settings."""
-    return files_digest(folder, ADAPTER_FILES)
+    """Digest of an adapter: its weights and its settings.
+
+    PEFT writes sets of module names in the order of Python's random string hashes, so the order of lists doesn't count.
+    """
+    settings, weights = (folder / name for name in ADAPTER_FILES)
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    plain = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in content.items()}
+    return digest([plain, file_digest(weights)])

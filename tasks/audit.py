@@ -1,10 +1,6 @@
 """Stage: the rewards prove themselves on the train rows."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from prefect.artifacts import create_table_artifact
-from prefect.context import TaskRunContext
 
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest
@@ -13,10 +9,10 @@ from medgrpo.rewards.audit import AuditReport, audit_config
 from medgrpo.settings import Settings
 from medgrpo.tracking import log_report
 from medgrpo.types import BaseRef, DatasetRef, RunRef
-from tasks.stage import stage
+from tasks.stage import Parameters, stage
 
 
-def _key(context: TaskRunContext, parameters: Mapping[str, Any]) -> str | None:
+def _key(parameters: Parameters) -> str:
     rewards = [reward.model_dump(mode="json") for reward in parameters["config"].rewards]
     dataset, run = parameters["dataset"], parameters["run"]
     return digest(["audit", rewards, dataset, parameters["base"].digest, trainer_source(), run.run_id])

@@ -1,10 +1,5 @@
 """Stage: evaluate one policy on one split."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from prefect.context import TaskRunContext
-
 from medgrpo.config import Config
 from medgrpo.evaluate import evaluate as evaluate_checkpoint
 from medgrpo.evaluate import publish, read_report
@@ -12,17 +7,22 @@ from medgrpo.fingerprint import digest
 from medgrpo.keys import eval_key
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, RunRef, Split
-from tasks.stage import stage
+from tasks.stage import Parameters, stage
 
 
-def _key(context: TaskRunContext, parameters: Mapping[str, Any]) -> str | None:
-    names = ("config", "dataset", "base", "checkpoint", "split")
-    key = eval_key(*(parameters[name] for name in names))
-    there = read_report(key, Settings()) is not None
-    return digest(["evaluate", key, parameters["checkpoint"], parameters["run"]]) if there else None
+def _eval_key(parameters: Parameters) -> str:
+    return eval_key(*(parameters[name] for name in ("config", "dataset", "base", "checkpoint", "split")))
 
 
-@stage("evaluate", key=_key)
+def _key(parameters: Parameters) -> str:
+    return digest(["evaluate", _eval_key(parameters), parameters["checkpoint"], parameters["run"]])
+
+
+def _there(parameters: Parameters) -> bool:
+    return read_report(_eval_key(parameters), Settings()) is not None
+
+
+@stage("evaluate", key=_key, there=_there)
 def evaluate(
     config: Config, base: BaseRef, dataset: DatasetRef, checkpoint: CheckpointRef, split: Split, run: RunRef
 ) -> EvalReport:

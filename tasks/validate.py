@@ -1,10 +1,6 @@
 """Stage: check the questions with Great Expectations."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from prefect.artifacts import create_table_artifact
-from prefect.context import TaskRunContext
 
 from medgrpo.data.validate import SUITE, read_report, report_path
 from medgrpo.data.validate import validate as validate_dataset
@@ -12,16 +8,18 @@ from medgrpo.fingerprint import digest
 from medgrpo.settings import Settings
 from medgrpo.tracking import log_report
 from medgrpo.types import DatasetRef, RunRef, ValidationReport
-from tasks.stage import stage
+from tasks.stage import Parameters, stage
 
 
-def _key(context: TaskRunContext, parameters: Mapping[str, Any]) -> str | None:
-    dataset: DatasetRef = parameters["dataset"]
-    there = report_path(dataset, Settings()).is_file()
-    return digest(["validate", dataset, SUITE, parameters["run"].run_id]) if there else None
+def _key(parameters: Parameters) -> str:
+    return digest(["validate", parameters["dataset"], SUITE, parameters["run"].run_id])
 
 
-@stage("validate", key=_key)
+def _there(parameters: Parameters) -> bool:
+    return report_path(parameters["dataset"], Settings()).is_file()
+
+
+@stage("validate", key=_key, there=_there)
 def validate(dataset: DatasetRef, run: RunRef) -> ValidationReport:
     """Check the questions; the report goes to MLflow and Prefect whether they pass or not."""
     settings = Settings()

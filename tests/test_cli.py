@@ -13,7 +13,20 @@ from medgrpo.types import BaseRef
 
 ROOT = Path(__file__).parent.parent
 SMOKE = (ROOT / "configs" / "smoke.toml").read_text(encoding="utf-8")
-COMMANDS = ["run", "prepare", "audit", "train", "evaluate", "register", "promote", "rollback", "serve", "ask", "ui", "plan"]
+COMMANDS = [
+    "run",
+    "prepare",
+    "audit",
+    "train",
+    "evaluate",
+    "register",
+    "promote",
+    "rollback",
+    "serve",
+    "ask",
+    "ui",
+    "plan",
+]
 
 
 def _medgrpo(*arguments: str, home: Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

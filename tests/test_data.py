@@ -123,9 +123,7 @@ def test_hub_source_reads_a_pinned_revision_from_the_cache(tmp_path: Path, monke
     (snapshot / "README.md").write_text(card, encoding="utf-8")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     columns = ColumnMap(question="Question", gold="Response")
-    source = HubSource(
-        repo="medical/questions", config="en", revision=REVISION, example_kind="text", columns=columns
-    )
+    source = HubSource(repo="medical/questions", config="en", revision=REVISION, example_kind="text", columns=columns)
     (example,) = source.load(0)
     assert (example.question, example.gold) == ("What raises potassium?", "Renal failure")
     with pytest.raises(DataError, match="config 'fr'"):

@@ -10,6 +10,12 @@ from medgrpo.errors import MedgrpoError, TrainingRefused
 from medgrpo.grpo.protocol import EXIT_REFUSED, Job
 from medgrpo.progress import quiet
 
+HOPELESS = {
+    "out of memory": "out of memory: lower grpo.prompts_per_step or raise grpo.gradient_accumulation_steps",
+    "probability tensor contains": "the policy's weights became NaN or infinite: lower grpo.learning_rate",
+}
+"""torch's words for what a retry can't mend → what to do."""
+
 
 def main() -> int:
     """Run the job whose file is the only argument; the code to exit with."""
@@ -25,10 +31,10 @@ def main() -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_REFUSED
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
+        reason = next((reason for words, reason in HOPELESS.items() if words in str(error).lower()), None)
+        if reason is None:
             raise
-        hint = "lower grpo.prompts_per_step or raise grpo.gradient_accumulation_steps"
-        print(f"{TrainingRefused.__name__}: out of memory: {hint}", file=sys.stderr)
+        print(f"{TrainingRefused.__name__}: {reason}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
 

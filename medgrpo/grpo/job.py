@@ -4,14 +4,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from medgrpo.answer import messages, render_question
+from medgrpo.answer import messages, render_gold, render_question
 from medgrpo.config import Config
 from medgrpo.data.store import read_split
 from medgrpo.errors import TrainingRefused
 from medgrpo.grpo.checkpoints import verified
 from medgrpo.grpo.protocol import Job
 from medgrpo.grpo.rollouts import publish
-from medgrpo.rewards.scoring import TrlReward, bound
+from medgrpo.rewards.scoring import TrlReward, bound, read_rollout, score
 from medgrpo.tracking import MetricWriter, connect
 from medgrpo.types import Example
 
@@ -29,6 +29,7 @@ def run(job: Job) -> None:
     if resume:
         log.info("going on from step %d", resume[-1][0])
     trainer = build_trainer(job)
+    _warm_up(job)
     trainer.train(resume_from_checkpoint=str(resume[-1][1]) if resume else None)
     if trainer.state.global_step < config.grpo.steps:
         raise TrainingRefused(
@@ -69,6 +70,17 @@ def build_trainer(job: Job) -> Any:
         rollout_func=rollout if shared else None,
         callbacks=[Reporter(writer), Sealer()],
     )
+
+
+def _warm_up(job: Job) -> None:
+    """Score one completion, so that every reward's model is loaded before the first step.
+
+    Loading draws random numbers: in the middle of a training it would change the samples of a resumed one.
+    """
+    example = read_split(job.dataset, "train", job.settings)[0]
+    rollout = read_rollout(example.model_dump_json(), render_gold(example))
+    for reward in bound(job.config.rewards, job.base):
+        score(reward, [rollout])
 
 
 def train_rows(examples: list[Example], config: Config) -> Any:
