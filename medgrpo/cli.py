@@ -1,5 +1,6 @@
 """The command line: the same stages, with and without Prefect. Heavy libraries are imported inside the commands."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -226,6 +227,8 @@ def main() -> None:
     from medgrpo.progress import quiet
 
     quiet()
+    # An exit that unwinds: the training process and the embedded server are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except MedgrpoError as error:

@@ -1,11 +1,12 @@
 """What tests share: one home folder with a tiny policy and a few questions, made once."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 # A tiny model is fastest on one thread; more would only slow down the servers and processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Read when the libraries are first imported, which collecting the tests does: no test reaches for a hub.
+os.environ |= {"HF_HUB_OFFLINE": "1", "GX_ANALYTICS_ENABLED": "false"}
 
 import pytest
 
@@ -18,15 +19,6 @@ from medgrpo.types import BaseRef, DatasetRef
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def offline() -> Iterator[None]:
-    """Fail at once where code reaches for a hub."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("GX_ANALYTICS_ENABLED", "false")
-        yield
 
 
 @pytest.fixture(scope="session")

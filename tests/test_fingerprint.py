@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,10 +53,10 @@ print(source_digest("rewards", "answer.py"))
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
-def test_other_processes_find_the_same_digest(hash_seed: str, tmp_path: Path) -> None:
+def test_other_processes_find_the_same_digest(hash_seed: str) -> None:
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", SCRIPT, EXAMPLE.model_dump_json()]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [digest(VALUE), source_digest("rewards", "answer.py")]
 
 
