@@ -2,8 +2,8 @@
 
     python benchmarks/shared_prefix.py [--steps 3] [--pairs 2]
 
-Both train in this process, in turn, from the same weights and seed; every completion has the full length, so that both do
-the same work. Prints the median of each and their ratio. Run nothing else beside it.
+Both train in this process, in turn, from the same weights and seed; every completion has the full length, so that both
+do the same work. Prints the median of each and their ratio. Run nothing else beside it.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import os
 import subprocess
 import sys
@@ -296,6 +297,12 @@ def test_distinct_numbers_make_distinct_questions(topic: str) -> None:
     assert len(set(numbers)) == len(numbers)
     some = rng.sample(numbers, min(3000, len(numbers)))
     assert len({writer.write("x", n, rng).question for n in some}) == len(some)
+
+
+def test_two_topics_never_ask_about_the_same_numbers() -> None:
+    examples = generate(900, 5, ["electrolytes", "ion-disorder"])
+    shown = [{tuple(re.findall(r"[\d.]+", e.question)) for e in examples if e.topic == topic} for topic in TOPICS]
+    assert sum(map(len, shown)) == len(set().union(*shown)) == 900
 
 
 def test_topics_take_turns(two_thousand: list[Example]) -> None:

@@ -40,8 +40,9 @@ def generate(rows: int, seed: int, topics: Sequence[str] = ()) -> list[Example]:
     if rows < 0:
         raise DataError(f"clinical: rows is {rows}; ask for 0 or more")
     # seeding with text goes through SHA-512, so it is the same under every PYTHONHASHSEED
-    writers = [_questions(topic, Random(f"{seed}/{topic.name}")) for topic in chosen]
-    examples = list(islice(_without_repeats(_in_turns(writers)), rows))
+    owners: dict[tuple[str, ...], str] = {}
+    writers = [_unclaimed(_questions(topic, Random(f"{seed}/{topic.name}")), owners) for topic in chosen]
+    examples = list(islice(_in_turns(writers), rows))
     if len(examples) < rows:
         raise DataError(
             f"clinical: {rows} rows asked for, but the chosen topics ({', '.join(t.name for t in chosen)}) can give "
@@ -81,11 +82,9 @@ def _in_turns(writers: Sequence[Iterator[Example]]) -> Iterator[Example]:
                 yield example
 
 
-def _without_repeats(examples: Iterable[Example]) -> Iterator[Example]:
-    """Leave out examples that print the same numbers as an earlier one (the same words, where there are no numbers)."""
-    seen: set[tuple[str, ...]] = set()
+def _unclaimed(examples: Iterable[Example], owners: dict[tuple[str, ...], str]) -> Iterator[Example]:
+    """Leave out examples that print the numbers of another topic's example; `owners` is shared by all topics."""
     for example in examples:
-        numbers = tuple(re.findall(r"\d+(?:\.\d+)?", example.question)) or (example.question,)
-        if numbers not in seen:
-            seen.add(numbers)
+        numbers = tuple(re.findall(r"\d+(?:\.\d+)?", example.question))
+        if not numbers or owners.setdefault(numbers, example.topic) == example.topic:
             yield example
