@@ -45,7 +45,7 @@ def evaluate(
     name = "base" if checkpoint.is_base else f"step {checkpoint.step}"
     completions = generate(policy, config, examples, f"evaluate {name} on {split}")
     rows = judge(examples, completions, policy)
-    report = summarize(rows, key, checkpoint, split, config.evaluation)
+    report = summarize(rows, key, checkpoint, dataset, split, config.evaluation)
     folder = settings.evaluation(key)
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / "rows.parquet")
@@ -148,7 +148,12 @@ def _judge_row(example: Example, completion: str, policy: Policy) -> dict[str, A
 
 
 def summarize(
-    rows: "pd.DataFrame", key: str, checkpoint: CheckpointRef, split: Split, evaluation: EvaluationConfig
+    rows: "pd.DataFrame",
+    key: str,
+    checkpoint: CheckpointRef,
+    dataset: DatasetRef,
+    split: Split,
+    evaluation: EvaluationConfig,
 ) -> EvalReport:
     """All figures of a report, from its per-row table."""
 
@@ -162,6 +167,7 @@ def summarize(
         key=key,
         checkpoint=checkpoint,
         split=split,
+        rows_digest=dataset.digests[split],
         rows=len(rows),
         accuracy=interval(rows["correct"]),
         format_rate=interval(rows["strict"]),

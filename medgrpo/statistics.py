@@ -54,6 +54,15 @@ def paired_difference(
     return bootstrap_interval(differences, confidence, resamples)
 
 
+def sign_test(challenger: Sequence[bool], incumbent: Sequence[bool]) -> tuple[int, int, float]:
+    """McNemar's exact test: rows that only the challenger has right, rows that only the incumbent has, two-sided p."""
+    from scipy.stats import binomtest
+
+    wins = sum(c and not i for c, i in zip(challenger, incumbent, strict=True))
+    losses = sum(i and not c for c, i in zip(challenger, incumbent, strict=True))
+    return wins, losses, float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
 def _mean(sample: Any, axis: int) -> Any:
     """Mean of an array along an axis, as scipy calls it."""
     return sample.mean(axis=axis)

@@ -121,6 +121,8 @@ class EvalReport(Frozen):
     key: str
     checkpoint: CheckpointRef
     split: Split
+    rows_digest: str
+    """Digest of the rows: figures on other rows can't be compared."""
     rows: int
     accuracy: Interval
     format_rate: Interval

@@ -27,6 +27,7 @@ def report(
         key=key,
         checkpoint=CheckpointRef(train_key="t", step=1, adapter_digest=f"adapter-{key}"),
         split=split,
+        rows_digest=f"{split}-{len(correct) if rows is None else rows}",
         rows=len(correct) if rows is None else rows,
         accuracy=bootstrap_interval(values, 0.95, 200),
         format_rate=Interval(mean=format_rate, low=format_rate, high=format_rate),
@@ -51,11 +52,12 @@ def test_a_better_challenger_is_promoted_with_every_reason() -> None:
     assert (decision.challenger, decision.incumbent) == ("new", "old")
     assert decision.difference.mean == pytest.approx(0.3)
     assert decision.difference.low > 0
-    better, follows = decision.reasons
+    better, follows, chance = decision.reasons
     assert "the challenger is better by more than 0" in better
     assert "accuracy 0.700" in better and "against 0.400" in better and "100 rows" in better
     assert str(decision.difference) in better
     assert "is at least the floor 0.5" in follows
+    assert "30 rows won and 0 lost" in chance and "below 0.05" in chance
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,12 @@ def test_won_and_lost_rows_are_weighed_against_each_other() -> None:
     incumbent = [False] * 20 + [True] * 16 + [True] * 64
     assert not verdict(challenger, incumbent)
     assert verdict([True] * 10 + right(40, 90), [False] * 10 + right(40, 90))
+
+
+@pytest.mark.parametrize(("won", "promote"), [(1, False), (5, False), (6, True)])
+def test_a_handful_of_rows_is_no_evidence(won: int, promote: bool) -> None:
+    # Two-sided exact p of 5 rows won and none lost: 2 / 2^5 = 0.0625; of 6: 0.03125.
+    assert verdict([True] * won, [False] * won) is promote
 
 
 @pytest.mark.parametrize(("format_rate", "promote"), [(0.0, False), (0.49, False), (0.5, True), (0.9, True)])
@@ -195,7 +203,7 @@ def test_below_the_format_floor_nobody_is_promoted(
 ) -> None:
     challenger = report([a for a, _ in rows], format_rate=format_rate)
     decision = decide(challenger, report([b for _, b in rows]), GateConfig(min_format_rate=floor), QUICK)
-    assert len(decision.reasons) == 2
+    assert len(decision.reasons) == 3
     if format_rate < floor:
         assert not decision.promote
 

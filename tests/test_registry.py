@@ -23,6 +23,7 @@ def _report(right: int, name: str) -> EvalReport:
         key=name,
         checkpoint=CheckpointRef.base(),
         split="test",
+        rows_digest="rows",
         rows=ROWS,
         accuracy=share,
         format_rate=Interval(mean=1, low=1, high=1),
