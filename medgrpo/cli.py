@@ -3,11 +3,14 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medgrpo.errors import MedgrpoError
+
+if TYPE_CHECKING:
+    from medgrpo.stages import Stages
 
 app = typer.Typer(
     name="medgrpo",
@@ -214,7 +217,7 @@ def ui(
     run_ui(which, port, Settings())
 
 
-def _stages(config_path: Path, overrides: list[str] | None) -> Any:
+def _stages(config_path: Path, overrides: list[str] | None) -> "Stages":
     from medgrpo.config_file import read_config
     from medgrpo.settings import Settings
     from medgrpo.stages import Stages

@@ -407,3 +407,12 @@ def test_a_configs_rewards_come_back_from_json(config: Config, tmp_path: Path) -
     stored = tmp_path / "config.json"
     stored.write_text(config.model_dump_json())
     assert Config.model_validate_json(stored.read_text()).rewards == config.rewards
+
+
+@pytest.mark.parametrize("completion", ["<reasoning>12 is below 30, so it is low.</reasoning>", "12 is below 30.", ""])
+def test_fluency_pays_nothing_where_nothing_is_answered(base: BaseRef, completion: str) -> None:
+    (reward,) = bound([FluencyReward()], base)
+    example = Example(id="e", kind="text", question="q?", gold="low")
+    answered = render_completion("12 is below 30, so it is low.", "low")
+    rollouts = [Rollout(example=example, completion=text, parsed=parse(text)) for text in (completion, answered)]
+    assert score(reward, rollouts)[0] == 0 < score(reward, rollouts)[1]

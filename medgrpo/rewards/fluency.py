@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from medgrpo.rewards.reward import Reward
-from medgrpo.types import Rollout
+from medgrpo.types import Parsed, Rollout
 
 if TYPE_CHECKING:
     from medgrpo.policy import Policy
@@ -21,7 +21,8 @@ class FluencyReward(Reward):
     """log(perplexity of the reasoning), mapped from the band [`fluent`, `gibberish`] to [1, 0] and clipped.
 
     Perplexity is exp(mean negative log-likelihood per token) of the reasoning block alone under a frozen scorer.
-    It scores the completion, never the gold. No reasoning, no marks.
+    It scores the completion, never the gold. Without a reasoning and an answer there are no marks: fluent text that
+    answers nothing must not pay.
     """
 
     kind: Literal["fluency"] = "fluency"
@@ -41,13 +42,16 @@ class FluencyReward(Reward):
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Score a batch; each row on its own, so that neighbours and padding can't change a score."""
-        return [self._map(mean_nll(self.scorer, rollout.parsed.reasoning or "")) for rollout in rollouts]
+        return [self._score(rollout.parsed) for rollout in rollouts]
 
     def full_marks(self, rollout: Rollout) -> float:
         """A gold reasoning may be terse: it needn't be fluent to be right."""
         return 0.0
 
-    def _map(self, nll: float) -> float:
+    def _score(self, parsed: Parsed) -> float:
+        if not parsed.reasoning or not parsed.answer:
+            return 0.0
+        nll = mean_nll(self.scorer, parsed.reasoning)
         low, high = math.log(self.fluent), math.log(self.gibberish)
         return min(1.0, max(0.0, (high - nll) / (high - low)))
 
