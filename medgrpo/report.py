@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medgrpo.settings import Settings
-from medgrpo.tracking import history, log_files
+from medgrpo.tracking import history, log_files, run_url
 from medgrpo.types import Decision, EvalReport, Frozen, ModelVersionRef, RunRef, ServedAnswer
 
 CURVES = {
@@ -76,7 +76,7 @@ def render(summary: Summary, settings: Settings) -> str:
         *(f"  {line}" for line in summary.served.completion.strip().splitlines()),
         "",
         f"Reward curve: {summary.curve}",
-        f"MLflow run:   {summary.run.run_id} in {settings.mlflow_uri}",
+        f"MLflow run:   {run_url(summary.run, settings)}",
         "Look at it:   medgrpo ui mlflow   and   medgrpo ui prefect",
     ]
     return "\n".join(lines)

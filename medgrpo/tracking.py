@@ -77,6 +77,12 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
     return RunRef(run_id=run.info.run_id, key=key, experiment_id=experiment)
 
 
+def run_url(run: RunRef, settings: Settings) -> str:
+    """Where MLflow's UI shows a run; for the SQLite file, where `medgrpo ui mlflow` will show it."""
+    server = settings.tracking_uri if settings.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
 def close_run(run_id: str, settings: Settings) -> None:
     """Mark a run as finished."""
     connect(settings).set_terminated(run_id, "FINISHED")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
 from prefect.flows import Flow
 from prefect.runtime import flow_run
@@ -10,7 +11,7 @@ from prefect.states import State
 from medgrpo.config import Config
 from medgrpo.keys import train_key
 from medgrpo.settings import Settings
-from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of
+from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
 from medgrpo.tracking import open_run as open_mlflow_run
 from medgrpo.types import BaseRef, DatasetRef, RunRef
@@ -25,7 +26,11 @@ def open_run(config: Config, base: BaseRef, dataset: DatasetRef) -> RunRef:
         "prefect.flow_run_name": str(flow_run.name or ""),
         "prefect.flow_run_url": str(flow_run.ui_url or ""),
     }
-    return open_mlflow_run(config, dataset, train_key(config, dataset, base), Settings(), tags)
+    settings = Settings()
+    run = open_mlflow_run(config, dataset, train_key(config, dataset, base), settings, tags)
+    link = run_url(run, settings)
+    create_markdown_artifact(key="mlflow-run", markdown=f"[MLflow run {run.run_id}]({link}) of `{config.model_name}`")
+    return run
 
 
 @stage("close-run", retries=3)
