@@ -12,7 +12,7 @@ COPY medgrpo medgrpo
 COPY tasks tasks
 COPY flows flows
 # bitsandbytes comes with `gpu`: the config that the stack serves loads its base model in 4 bits.
-RUN pip install -c constraints.txt '.[gpu]'
+RUN pip install -c constraints.txt '.[gpu,embedded]'
 
 
 FROM python:3.11.14-slim-bookworm

@@ -73,8 +73,11 @@ class TinyBase(Frozen):
 AnyBase = Annotated[WheelBase | FolderBase | HubBase | TinyBase, Field(discriminator="kind")]
 
 
-def resolve(base: WheelBase | FolderBase | HubBase | TinyBase, settings: Settings) -> BaseRef:
+def resolve(base: WheelBase | FolderBase | HubBase | TinyBase, settings: Settings, weights: bool = True) -> BaseRef:
     """Find a base model's folder, converting or downloading it where that has not been done.
+
+    Args:
+        weights: whether a hub model's weights are needed, or only its tokenizer and config.
 
     Raises:
         BaseModelError: it isn't there, or isn't readable; the message says what to install or correct.
@@ -85,7 +88,7 @@ def resolve(base: WheelBase | FolderBase | HubBase | TinyBase, settings: Setting
         case FolderBase():
             return _resolve_folder(Path(base.path), base.path)
         case HubBase():
-            return _resolve_hub(base)
+            return _resolve_hub(base, weights)
         case TinyBase():
             from medgrpo.tiny import build
 
@@ -124,19 +127,20 @@ def _resolve_folder(folder: Path, name: str, revision: str = "") -> BaseRef:
     return BaseRef(name=name, folder=str(folder), digest=revision or files_digest(folder, parts), revision=revision)
 
 
-def _resolve_hub(base: HubBase) -> BaseRef:
+def _resolve_hub(base: HubBase, weights: bool) -> BaseRef:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(
-            base.repo, revision=base.revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
-        )
+        wanted = ["*.json", "*.jinja", "*.model", *(["*.safetensors"] if weights else [])]
+        folder = snapshot_download(base.repo, revision=base.revision, allow_patterns=wanted)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BaseModelError(
             f"base model '{base.repo}' at {base.revision[:8]} is neither in the hub cache nor to be downloaded: "
             f"{type(error).__name__}. Check the network, the name, and `hf auth login` for gated models"
         ) from error
+    if not weights:
+        return BaseRef(name=base.repo, folder=str(folder), digest=base.revision, revision=base.revision)
     return _resolve_folder(Path(folder), base.repo, base.revision)
 
 

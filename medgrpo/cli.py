@@ -160,7 +160,7 @@ def rollback(config_path: ConfigPath, overrides: Overrides = None) -> None:
     from medgrpo.settings import Settings
 
     version = registry.rollback(read_config(config_path, overrides or ()).model_name, Settings())
-    print(f"{version.name} version {version.version} is the champion again")
+    print(f"{version.name} version {version.version} is the champion again; restart `medgrpo serve` to serve it")
 
 
 @app.command()

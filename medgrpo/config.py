@@ -80,7 +80,7 @@ class GrpoConfig(Frozen):
     steps: int = Field(default=200, ge=1)
     """Optimiser steps."""
     checkpoints: int = Field(default=4, ge=1)
-    """Checkpoints kept and evaluated, evenly spaced; the last one is at the last step."""
+    """At most so many checkpoints are kept and evaluated, evenly spaced; the last one is at the last step."""
     prompts_per_step: int = Field(default=4, ge=1)
     """Questions per optimiser step."""
     num_generations: int = Field(default=8, ge=2)

@@ -6,9 +6,10 @@ MedgrpoError
 │   ├── DataError           a source file, a column, a row
 │   ├── ValidationFailed    the data broke a critical expectation
 │   ├── BaseModelError      the base model's weights are missing or unreadable
-│   └── NotFoundError       an unknown checkpoint, model version or alias
+│   ├── NotFoundError       an unknown checkpoint, model version or alias
+│   ├── AuditFailed         a reward set pays for a cheat, or not for a gold answer
+│   └── RequestRefused      (in serve/engine.py) a request that can't be answered as asked
 ├── RewardError             a reward raised, or returned what is no score
-├── AuditFailed             a reward set pays for a cheat, or not for a gold answer
 ├── TrainingError           the training process ended badly
 │   ├── TrainingRefused     … for a reason that a retry can't mend (config, memory, NaN)
 │   └── TrainingCrashed     … for any other reason: retried from the newest checkpoint
@@ -53,7 +54,7 @@ class RewardError(MedgrpoError):
     """A reward raised, or returned a wrong number of scores, NaN or infinity."""
 
 
-class AuditFailed(MedgrpoError):
+class AuditFailed(UserError):
     """A reward set pays a known cheat, or withholds marks from a gold answer."""
 
 

@@ -13,12 +13,13 @@ from medgrpo.answer import is_correct, messages, parse, render_question
 from medgrpo.config import Config, EvaluationConfig
 from medgrpo.data.store import read_split
 from medgrpo.errors import NotFoundError
+from medgrpo.fingerprint import write_whole
 from medgrpo.keys import eval_key
 from medgrpo.policy import Policy, adapter_digest, attach, load_base
 from medgrpo.progress import track
 from medgrpo.settings import Settings
 from medgrpo.statistics import bootstrap_interval
-from medgrpo.tracking import log_evaluation, log_rows
+from medgrpo.tracking import is_foreign, log_evaluation, log_rows
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, Example, Interval, RunRef, Split
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def evaluate(
     folder = settings.evaluation(key)
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / "rows.parquet")
-    (folder / "report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    write_whole(folder / "report.json", report.model_dump_json(indent=1))
     log.info("%s on %s: accuracy %s, format rate %s", name, split, report.accuracy, report.format_rate)
     return report
 
@@ -59,7 +60,8 @@ def publish(run: RunRef, dataset: DatasetRef, report: EvalReport, settings: Sett
     checkpoint = report.checkpoint
     adapter = None if checkpoint.is_base else adapter_folder(checkpoint, settings)
     log_evaluation(run, dataset, report, adapter, settings)
-    name = "base" if checkpoint.is_base else f"step-{checkpoint.step:06d}"
+    step = "incumbent" if is_foreign(checkpoint, run) else f"step-{checkpoint.step:06d}"
+    name = "base" if checkpoint.is_base else step
     log_rows(run.run_id, f"evaluation-{report.split}-{name}", read_rows(report, settings), settings)
 
 

@@ -55,3 +55,10 @@ def _sources(part: str) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"no source in {PACKAGE / part}")
     return found
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all, whenever this process dies."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -2,7 +2,7 @@
 
 from medgrpo.config import EvaluationConfig, GateConfig
 from medgrpo.statistics import paired_difference, sign_test
-from medgrpo.types import Decision, EvalReport
+from medgrpo.types import Decision, EvalReport, Interval
 
 
 def decide(challenger: EvalReport, incumbent: EvalReport, gate: GateConfig, evaluation: EvaluationConfig) -> Decision:
@@ -19,7 +19,7 @@ def decide(challenger: EvalReport, incumbent: EvalReport, gate: GateConfig, eval
         raise ValueError("the two reports are not about the same rows")
     difference = paired_difference(challenger.correct, incumbent.correct, evaluation.confidence, evaluation.resamples)
     rules = (
-        _better(difference.low > gate.margin, str(difference), gate.margin, challenger, incumbent),
+        _better(difference, gate.margin, challenger, incumbent),
         _follows_format(challenger, gate.min_format_rate),
         _not_chance(challenger, incumbent, 1 - evaluation.confidence),
     )
@@ -32,9 +32,8 @@ def decide(challenger: EvalReport, incumbent: EvalReport, gate: GateConfig, eval
     )
 
 
-def _better(
-    holds: bool, difference: str, margin: float, challenger: EvalReport, incumbent: EvalReport
-) -> tuple[bool, str]:
+def _better(difference: Interval, margin: float, challenger: EvalReport, incumbent: EvalReport) -> tuple[bool, str]:
+    holds = difference.low > margin
     figures = f"accuracy {challenger.accuracy} against {incumbent.accuracy}, paired difference {difference}"
     verdict = "is" if holds else "is not shown to be"
     return holds, f"the challenger {verdict} better by more than {margin:g}: {figures}, {challenger.rows} rows"

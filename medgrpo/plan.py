@@ -42,7 +42,7 @@ def make_plan(config: Config, settings: Settings) -> str:
         f"of at most {grpo.max_completion_tokens} tokens",
     ]
     try:
-        base = resolve(config.policy.base, settings)
+        base = resolve(config.policy.base, settings, weights=False)
         dataset = prepare(config, base, settings)
     except UserError as error:
         return "\n".join([*lines, f"rows, memory, time: not known on this machine: {error}"])

@@ -16,13 +16,24 @@ console = Console(stderr=True)
 
 SILENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
-"""Environment that keeps libraries, and the processes that we start, from drawing bars of their own."""
+"""Environment that keeps libraries, and the processes that we start, from drawing bars and from phoning home."""
 
-NOISY = ("httpx", "great_expectations", "transformers", "datasets", "sentence_transformers", "matplotlib", "fontTools")
+NOISY = (
+    "httpx",
+    "huggingface_hub",
+    "great_expectations",
+    "transformers",
+    "datasets",
+    "sentence_transformers",
+    "matplotlib",
+    "fontTools",
+)
 
 
 def quiet() -> None:

@@ -37,7 +37,7 @@ def find_incumbent(config: Config, settings: Settings) -> Incumbent:
         return Incumbent(config=config, base=base, checkpoint=CheckpointRef.base(), version=None)
     _, card = registry.fetch(champion, settings)
     own = config.model_copy(update={"policy": card.config.policy, "prompt": card.config.prompt})
-    base = resolve(own.policy.base, settings)
+    base = registry.resolve_base(champion, card, settings)
     return Incumbent(config=own, base=base, checkpoint=card.checkpoint, version=champion)
 
 

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from medgrpo.base_models import resolve
 from medgrpo.config import Config
-from medgrpo.errors import NotFoundError
+from medgrpo.errors import BaseModelError, NotFoundError
 from medgrpo.policy import adapter_digest
 from medgrpo.settings import Settings
 from medgrpo.tracking import connect, ensure_logged_model
@@ -165,15 +166,33 @@ def fetch(version: ModelVersionRef, settings: Settings) -> tuple[Path, VersionCa
 
     connect(settings)
     target = settings.adapter(version.adapter_digest)
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(download_artifacts(f"models:/{version.name}/{version.version}", dst_path=folder))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
+        draft = Path(folder) / "version"
+        draft.mkdir()
+        found = Path(download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(draft)))
         if adapter_digest(found) != version.adapter_digest:
             raise NotFoundError(f"the files of {version.name} version {version.version} don't have the digest it names")
         card = VersionCard.model_validate(json.loads((found / CARD).read_text(encoding="utf-8")))
-        if not target.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(found, target)
+        if not target.is_dir() or adapter_digest(target) != version.adapter_digest:
+            shutil.rmtree(target, ignore_errors=True)
+            found.rename(target)
     return target, card
+
+
+def resolve_base(version: ModelVersionRef, card: VersionCard, settings: Settings) -> BaseRef:
+    """The base model that a version's adapter was trained on, found on this disk.
+
+    Raises:
+        BaseModelError: it isn't here, or what is here under its name has other weights.
+    """
+    base = resolve(card.config.policy.base, settings)
+    if base.digest != card.base.digest:
+        raise BaseModelError(
+            f"{version.name} version {version.version} was trained on {card.base.name} ({card.base.digest[:8]}), but "
+            f"the base model here is {base.name} ({base.digest[:8]})"
+        )
+    return base
 
 
 def _ensure_model(client: "MlflowClient", name: str) -> None:

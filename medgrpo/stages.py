@@ -7,12 +7,14 @@ from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
 from medgrpo.data.validate import validate
 from medgrpo.evaluate import best, evaluate, publish
+from medgrpo.grpo.launch import train
 from medgrpo.keys import train_key
 from medgrpo.promotion import decide_and_promote, find_incumbent
 from medgrpo.registry import register
+from medgrpo.report import draw_curve
 from medgrpo.rewards.audit import audit_config
 from medgrpo.settings import Settings
-from medgrpo.tracking import close_run, open_run
+from medgrpo.tracking import close_run, fail_run, log_report, open_run
 from medgrpo.types import (
     BaseRef,
     CheckpointRef,
@@ -52,12 +54,17 @@ class Stages:
     @cached_property
     def training(self) -> TrainingRef:
         """The finished training, after validated questions and audited rewards."""
-        validate(self.dataset, self.settings)
-        audit_config(self.config, self.base, self.dataset, self.settings)
-        from medgrpo.grpo.launch import train
-
-        training = train(self.config, self.base, self.dataset, self.run, self.settings)
-        close_run(self.run.run_id, self.settings)
+        run, settings = self.run, self.settings
+        try:
+            log_report(run.run_id, "validation", validate(self.dataset, settings), settings)
+            audited = audit_config(self.config, self.base, self.dataset, settings)
+            log_report(run.run_id, "audit", audited, settings)
+            training = train(self.config, self.base, self.dataset, run, settings)
+            draw_curve(run, settings)
+        except BaseException:
+            fail_run(run.run_id, settings)
+            raise
+        close_run(run.run_id, settings)
         return training
 
     def reports(self, split: Split) -> list[EvalReport]:
@@ -83,4 +90,5 @@ class Stages:
         challenger = self.report(chosen, "test")
         incumbent = find_incumbent(self.config, self.settings)
         report = evaluate(incumbent.config, incumbent.base, self.dataset, incumbent.checkpoint, "test", self.settings)
+        publish(self.run, self.dataset, report, self.settings)
         return decide_and_promote(self.config, self.version, challenger, report, self.settings)

@@ -53,7 +53,6 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
     Args:
         tags: extra tags, such as the Prefect flow run that works on it now.
     """
-    from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import DatasetInput, InputTag
 
     client = connect(settings)
@@ -63,15 +62,16 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
         run = found[0]
         client.update_run(run.info.run_id, status="RUNNING")
     else:
-        run = client.create_run(experiment, run_name=f"{config.name}-{key[:8]}", tags={KEY_TAG: key})
+        run = client.create_run(experiment, run_name=f"{config.name}-{key[:8]}")
         for name, value in _params(config).items():
             client.log_param(run.info.run_id, name, value)
         client.log_dict(run.info.run_id, config.model_dump(mode="json"), "config.json")
         inputs = [
-            DatasetInput(_mlflow_dataset(MetaDataset, dataset, split), [InputTag("mlflow.data.context", split)])
+            DatasetInput(_mlflow_dataset(dataset, split), [InputTag("mlflow.data.context", split)])
             for split in dataset.digests
         ]
         client.log_inputs(run.info.run_id, datasets=inputs)
+        client.set_tag(run.info.run_id, KEY_TAG, key)  # last: a run that is found is whole
     for name, value in tags.items():
         client.set_tag(run.info.run_id, name, value)
     return RunRef(run_id=run.info.run_id, key=key, experiment_id=experiment)
@@ -86,6 +86,11 @@ def run_url(run: RunRef, settings: Settings) -> str:
 def close_run(run_id: str, settings: Settings) -> None:
     """Mark a run as finished."""
     connect(settings).set_terminated(run_id, "FINISHED")
+
+
+def fail_run(run_id: str, settings: Settings) -> None:
+    """Mark a run as failed."""
+    connect(settings).set_terminated(run_id, "FAILED")
 
 
 def fail_runs_of(flow_run_id: str, settings: Settings) -> None:
@@ -125,65 +130,73 @@ def log_rows(run_id: str, name: str, rows: "DataFrame", settings: Settings) -> N
 
 def log_evaluation(
     run: RunRef, dataset: DatasetRef, report: EvalReport, adapter: Path | None, settings: Settings
-) -> str:
+) -> None:
     """Tie an evaluation's figures to its checkpoint (a LoggedModel) and to the rows' digest.
+
+    An incumbent from another training is measured on this one's rows under names of its own.
 
     Args:
         adapter: the checkpoint's adapter folder, stored with the LoggedModel; None for the base model.
-
-    Returns:
-        The LoggedModel's id.
     """
-    from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import Metric
 
     client = connect(settings)
     model = ensure_logged_model(client, run, report.checkpoint, adapter)
-    rows = _mlflow_dataset(MetaDataset, dataset, report.split)
+    rows = _mlflow_dataset(dataset, report.split)
+    prefix = f"eval/{report.split}" + ("/incumbent" if is_foreign(report.checkpoint, run) else "")
     figures = {
-        f"eval/{report.split}/accuracy": report.accuracy.mean,
-        f"eval/{report.split}/accuracy_low": report.accuracy.low,
-        f"eval/{report.split}/accuracy_high": report.accuracy.high,
-        f"eval/{report.split}/format_rate": report.format_rate.mean,
-        f"eval/{report.split}/completion_tokens": report.completion_tokens.mean,
+        f"{prefix}/accuracy": report.accuracy.mean,
+        f"{prefix}/accuracy_low": report.accuracy.low,
+        f"{prefix}/accuracy_high": report.accuracy.high,
+        f"{prefix}/format_rate": report.format_rate.mean,
+        f"{prefix}/completion_tokens": report.completion_tokens.mean,
     }
-    if any(metric.key in figures and metric.dataset_digest == rows.digest for metric in model.metrics or []):
-        return str(model.model_id)
+    logged = {metric.key: metric.value for metric in model.metrics or [] if metric.dataset_digest == rows.digest}
+    if logged.items() >= figures.items():
+        return
     now = int(time.time() * 1000)
     metrics = [
         Metric(name, value, now, report.checkpoint.step, model.model_id, rows.name, rows.digest)
         for name, value in figures.items()
     ]
     client.log_batch(run.run_id, metrics=metrics)
-    return str(model.model_id)
+
+
+def is_foreign(checkpoint: CheckpointRef, run: RunRef) -> bool:
+    """Whether a checkpoint comes from another training than this run's."""
+    return not checkpoint.is_base and checkpoint.train_key != run.key
 
 
 def ensure_logged_model(
     client: "MlflowClient", run: RunRef, checkpoint: CheckpointRef, adapter: Path | None
 ) -> "LoggedModel":
-    """Find the LoggedModel of a checkpoint in this run, or create it with its adapter."""
+    """Find the LoggedModel of a checkpoint in this run, or create it; its adapter is uploaded until that succeeds."""
+    from mlflow.entities import LoggedModelStatus
+
     if checkpoint.is_base:
         name = "base"
-    elif checkpoint.train_key == run.key:
-        name = f"step-{checkpoint.step:06d}"
-    else:  # an incumbent from another training, measured on this one's rows
+    elif is_foreign(checkpoint, run):
         name = f"incumbent-{checkpoint.adapter_digest[:8]}"
-    found = client.search_logged_models(
-        [run.experiment_id], filter_string=f"source_run_id = '{run.run_id}' AND name = '{name}'"
+    else:
+        name = f"step-{checkpoint.step:06d}"
+    wanted = f"source_run_id = '{run.run_id}' AND name = '{name}'"
+    found = client.search_logged_models([run.experiment_id], filter_string=wanted)
+    model = (
+        client.get_logged_model(found[0].model_id)
+        if found
+        else client.create_logged_model(
+            run.experiment_id,
+            name=name,
+            source_run_id=run.run_id,
+            tags={"medgrpo.adapter_digest": checkpoint.adapter_digest},
+            model_type="adapter" if adapter else "base",
+        )
     )
-    if found:
-        return client.get_logged_model(found[0].model_id)
-    model = client.create_logged_model(
-        run.experiment_id,
-        name=name,
-        source_run_id=run.run_id,
-        tags={"medgrpo.adapter_digest": checkpoint.adapter_digest},
-        model_type="adapter" if adapter else "base",
-    )
+    if model.status == LoggedModelStatus.READY:
+        return model
     if adapter is not None:
         client.log_model_artifacts(model.model_id, str(adapter))
-    client.finalize_logged_model(model.model_id, "READY")
-    return client.get_logged_model(model.model_id)
+    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
 def history(run_id: str, metric: str, settings: Settings) -> list[tuple[int, float]]:
@@ -233,18 +246,16 @@ def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
-def _mlflow_dataset(meta_dataset: Any, dataset: DatasetRef, split: Split) -> Any:
-    """The split as MLflow names it: our digest, since MLflow's own ignores columns that hold lists."""
+def _mlflow_dataset(dataset: DatasetRef, split: Split) -> Any:
+    """The split as MLflow names it: with our digest, since MLflow's own ignores columns that hold lists."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import Dataset
 
-    source = CodeDatasetSource(tags={"medgrpo.dataset_key": dataset.key})
-    meta = meta_dataset(source, name=f"{dataset.name}-{split}", digest=dataset.digests[split])
     return Dataset(
-        name=meta.name,
-        digest=meta.digest,
+        name=f"{dataset.name}-{split}",
+        digest=dataset.digests[split],
         source_type="code",
-        source=source.to_json(),
+        source=CodeDatasetSource(tags={"medgrpo.dataset_key": dataset.key}).to_json(),
         profile=json.dumps({"num_rows": dataset.rows[split]}),
     )
 

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import State
 from prefect.tasks import Task
 
-from medgrpo.errors import TrainingRefused, UserError
+from medgrpo.errors import RewardError, TrainingRefused, UserError
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -67,9 +67,9 @@ def stage(
 
 
 def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry can help: not after the user's own mistake, nor after a refused training."""
+    """Whether a retry can help: not after the user's own mistake, nor where it would end the same way."""
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError | TrainingRefused)
+    return not isinstance(error, UserError | TrainingRefused | RewardError)
 
 
 def _announce(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> None:

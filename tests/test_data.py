@@ -228,3 +228,21 @@ def test_clinical_questions_pass_validation(dataset: DatasetRef, settings: Setti
     report = validate(dataset, settings)
     assert report.critical_failures == ()
     assert len(report.results) >= 10
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"a": "x", "b": "y", "c": None, "d": ""}, {"A": "x", "B": "y"}),
+        ({"a": "x", "b": None, "c": "z", "d": None}, "option B is empty"),
+    ],
+)
+def test_options_may_be_missing_at_the_end_only(tmp_path: Path, options: dict[str, Any], expected: object) -> None:
+    path = _write(tmp_path / "rows.jsonl", [{"q": "What?", "gold": "A", **options}])
+    columns = ColumnMap(question="q", gold="gold", options=("a", "b", "c", "d"))
+    source = FileSource(path=str(path), example_kind="choice", columns=columns)
+    if isinstance(expected, dict):
+        assert source.load(0)[0].options == expected
+    else:
+        with pytest.raises(DataError, match=f"row 1.*{expected}"):
+            source.load(0)

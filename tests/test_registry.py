@@ -173,3 +173,36 @@ def test_files_that_are_not_what_the_version_names_are_refused(
         registry.fetch(version, settings)
     with pytest.raises(NotFoundError, match="no version 9"):
         registry.get(own.model_name, 9, settings)
+
+
+def test_an_interrupted_upload_is_finished_later(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    client = tracking.connect(settings)
+    client.create_logged_model(run.experiment_id, name="step-000005", source_run_id=run.run_id)
+    version = _version(own, base, dataset, run, settings, b"fives")  # its step is 5, so it is that LoggedModel
+    assert (registry.fetch(version, settings)[0] / "adapter_model.safetensors").read_bytes() == b"fives"
+
+
+def test_a_damaged_local_adapter_is_fetched_again(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    version = _version(own, base, dataset, run, settings, b"whole")
+    local = settings.adapter(version.adapter_digest) / "adapter_model.safetensors"
+    local.write_bytes(b"wh")
+    assert registry.fetch(version, settings)[0] == local.parent
+    assert local.read_bytes() == b"whole"
+
+
+def test_an_incumbents_figures_stand_beside_the_challengers(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    adapter = settings.adapter(_version(own, base, dataset, run, settings, b"other").adapter_digest)
+    foreign = CheckpointRef(train_key="another training", step=900, adapter_digest="d" * 32)
+    mine = CheckpointRef(train_key=run.key, step=4, adapter_digest="e" * 32)
+    for checkpoint, right in ((mine, 40), (foreign, 20)):
+        report = _report(right, "r").model_copy(update={"checkpoint": checkpoint})
+        tracking.log_evaluation(run, dataset, report, adapter, settings)
+    metrics = tracking.connect(settings).get_run(run.run_id).data.metrics
+    assert metrics["eval/test/accuracy"] == pytest.approx(40 / ROWS)
+    assert metrics["eval/test/incumbent/accuracy"] == pytest.approx(20 / ROWS)

@@ -108,19 +108,25 @@ def _read_row(
             reasoning=text(columns.reasoning),
             citation=citation,
         )
-    except (ValidationError, ValueError, TypeError) as error:
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{origin}: row {number}: {error}") from error
 
 
 def _options(row: Mapping[str, Any], columns: str | tuple[str, ...]) -> dict[str, str]:
-    value = row[columns] if isinstance(columns, str) else [row[column] for column in columns]
+    """Letter → text. Options that are absent in this row may only be the last ones: a gap would shift the letters."""
+    value = row[columns] if isinstance(columns, str) else [row.get(column) for column in columns]
     if isinstance(value, Mapping):
-        return {str(letter): str(text) for letter, text in value.items()}
-    if isinstance(value, str):
-        raise ValueError(  # noqa: TRY004  (the caller names file and row)
-            f"the options column holds a text, not letters with texts: {value[:60]!r}"
-        )
-    return dict(zip(LETTERS, map(str, value), strict=False))
+        return {str(letter): str(text) for letter, text in value.items() if text is not None}
+    if not isinstance(value, list):
+        raise ValueError(f"the options are neither letters with texts nor a list: {str(value)[:60]!r}")  # noqa: TRY004
+    texts = ["" if text is None else str(text).strip() for text in value]
+    while texts and not texts[-1]:
+        texts.pop()
+    if "" in texts:
+        raise ValueError(f"option {LETTERS[texts.index('')]} is empty")
+    if len(texts) > len(LETTERS):
+        raise ValueError(f"{len(texts)} options: at most {len(LETTERS)} are read")
+    return dict(zip(LETTERS, texts, strict=False))
 
 
 def _read(path: Path) -> list[Mapping[str, Any]]:

@@ -30,7 +30,7 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
     examples = config.data.source.load(config.seed)
     key = digest([examples, config.data, config.prompt, base.digest, config.seed, source_digest("data", "answer.py")])
     if manifest := read_manifest(key, settings):
-        return manifest.dataset
+        return manifest.dataset.model_copy(update={"name": config.name})  # another config may have the same rows
     kept, dropped = _drop(examples, config, base)
     if dropped:
         log.warning("%d of %d rows dropped, for example %s", len(dropped), len(examples), dropped[0])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medgrpo.data.prepare import gold_is_provable
 from medgrpo.data.store import read_split
 from medgrpo.errors import ValidationFailed
+from medgrpo.fingerprint import write_whole
 from medgrpo.settings import Settings
 from medgrpo.types import SPLITS, DatasetRef, ExpectationResult, ValidationReport
 
@@ -30,9 +31,12 @@ def validate(dataset: DatasetRef, settings: Settings) -> ValidationReport:
     report = read_report(dataset, settings)
     if report is None:
         report = ValidationReport(dataset_key=dataset.key, results=_run_suite(_table(dataset, settings)))
-        report_path(dataset, settings).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+        write_whole(report_path(dataset, settings), report.model_dump_json(indent=1))
     if failures := report.critical_failures:
-        lines = [f"  {failure.name}: {failure.bad_count} rows: {', '.join(failure.bad_ids)}" for failure in failures]
+        lines = [
+            f"  {failure.name}: {failure.detail or f'{failure.bad_count} rows: ' + ', '.join(failure.bad_ids)}"
+            for failure in failures
+        ]
         raise ValidationFailed("the questions failed critical expectations:\n" + "\n".join(lines))
     return report
 

@@ -6,8 +6,9 @@ import sys
 import threading
 from pathlib import Path
 
-from medgrpo.errors import MedgrpoError, TrainingRefused
-from medgrpo.grpo.protocol import EXIT_REFUSED, Job
+from medgrpo.errors import MedgrpoError, TrackingError
+from medgrpo.fingerprint import write_whole
+from medgrpo.grpo.protocol import EXIT_REFUSED, REFUSAL, Job
 from medgrpo.progress import quiet
 
 HOPELESS = {
@@ -27,16 +28,22 @@ def main() -> int:
 
     try:
         run(job)
+    except TrackingError:
+        raise  # MLflow may be back when this is tried again
     except (MedgrpoError, MemoryError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return _refuse(job, str(error))
     except RuntimeError as error:
         reason = next((reason for words, reason in HOPELESS.items() if words in str(error).lower()), None)
         if reason is None:
             raise
-        print(f"{TrainingRefused.__name__}: {reason}", file=sys.stderr)
-        return EXIT_REFUSED
+        return _refuse(job, reason)
     return 0
+
+
+def _refuse(job: Job, reason: str) -> int:
+    """Leave the reason where the parent reads it."""
+    write_whole(Path(job.output) / REFUSAL, reason)
+    return EXIT_REFUSED
 
 
 def die_with_parent() -> None:

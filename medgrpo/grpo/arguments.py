@@ -1,6 +1,5 @@
 """Our settings in TRL's words."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ def trl_arguments(config: Config, output: Path) -> "GRPOConfig":
         fp16=on_gpu and dtype is torch.float16,
         gradient_checkpointing=on_gpu and not grpo.shared_prefix,
         dataloader_pin_memory=on_gpu,
-        per_device_train_batch_size=grpo.completions_per_step // grpo.gradient_accumulation_steps // _processes(),
+        per_device_train_batch_size=grpo.completions_per_step // grpo.gradient_accumulation_steps,
         gradient_accumulation_steps=grpo.gradient_accumulation_steps,
         num_generations=grpo.num_generations,
         max_completion_length=grpo.max_completion_tokens,
@@ -58,8 +57,3 @@ def trl_arguments(config: Config, output: Path) -> "GRPOConfig":
         reward_weights=[reward.weight for reward in config.rewards],
         disable_dropout=True,
     )
-
-
-def _processes() -> int:
-    """Training processes, as accelerate launched them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -37,6 +37,10 @@ class Reporter(TrainerCallback):
                     "grpo.max_grad_norm, or use policy.dtype = 'float32'"
                 )
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer after the last step."""
+        self._writer.flush()
+
 
 class Sealer(TrainerCallback):
     """Seals each checkpoint once it is written."""

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from medgrpo.fingerprint import file_digest
+from medgrpo.fingerprint import file_digest, write_whole
 from medgrpo.policy import ADAPTER_FILES, adapter_digest
 from medgrpo.settings import Settings
 from medgrpo.types import CheckpointRef
@@ -21,9 +21,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 def seal(folder: Path) -> None:
     """Write the manifest of a finished checkpoint: every file with its digest. The rename makes it whole or absent."""
     files = {path.relative_to(folder).as_posix(): file_digest(path) for path in _files(folder)}
-    draft = folder / f".{MANIFEST}.new"
-    draft.write_text(json.dumps(files, indent=1, sort_keys=True), encoding="utf-8")
-    draft.rename(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(files, indent=1, sort_keys=True))
 
 
 def fault(folder: Path) -> str:

@@ -10,7 +10,6 @@ from medgrpo.data.store import read_split
 from medgrpo.errors import TrainingRefused
 from medgrpo.grpo.checkpoints import verified
 from medgrpo.grpo.protocol import Job
-from medgrpo.grpo.rollouts import publish
 from medgrpo.rewards.scoring import TrlReward, bound, read_rollout, score
 from medgrpo.tracking import MetricWriter, connect
 from medgrpo.types import Example
@@ -36,7 +35,6 @@ def run(job: Job) -> None:
             f"training ended after {trainer.state.global_step} of {config.grpo.steps} steps: "
             "are there fewer train rows than grpo.prompts_per_step?"
         )
-    publish(output, job.run_id, job.settings)
 
 
 def build_trainer(job: Job) -> Any:

@@ -1,5 +1,6 @@
 """Start a training in a process of its own, follow it, and bring back its checkpoints."""
 
+import fcntl
 import logging
 import os
 import signal
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from medgrpo.config import Config
-from medgrpo.errors import TrainingCrashed, TrainingRefused
+from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused
 from medgrpo.grpo.checkpoints import export, verified
-from medgrpo.grpo.protocol import EXIT_REFUSED, PROGRESS, Job, Progress
+from medgrpo.grpo.protocol import EXIT_REFUSED, PROGRESS, REFUSAL, Job, Progress
+from medgrpo.grpo.rollouts import publish
 from medgrpo.progress import bar
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, RunRef, TrainingRef
@@ -35,11 +37,31 @@ def train(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, setti
     """
     output = settings.training(run.key)
     output.mkdir(parents=True, exist_ok=True)
+    with _sole_use(output):
+        _train_once(config, base, dataset, run, settings, output)
+        publish(output, run.run_id, settings)
+    checkpoints = [export(step, folder, run.key, settings) for step, folder in verified(output)]
+    return TrainingRef(key=run.key, run_id=run.run_id, checkpoints=tuple(checkpoints))
+
+
+@contextmanager
+def _sole_use(output: Path) -> Iterator[None]:
+    """Wait until no other process trains in this folder. The lock ends with its holder, however that dies."""
+    with (output / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is training in %s: waiting for it", output)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _train_once(
+    config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings, output: Path
+) -> None:
     if not is_finished(output, config):
         job = Job(config=config, base=base, dataset=dataset, run_id=run.run_id, output=str(output), settings=settings)
         _run_process(job, output)
-    checkpoints = [export(step, folder, run.key, settings) for step, folder in verified(output)]
-    return TrainingRef(key=run.key, run_id=run.run_id, checkpoints=tuple(checkpoints))
 
 
 def is_finished(output: Path, config: Config) -> bool:
@@ -52,22 +74,36 @@ def _run_process(job: Job, output: Path) -> None:
     """Run the training process to its end, showing its progress."""
     order = output / "job.json"
     order.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    (output / REFUSAL).unlink(missing_ok=True)
     log_path = output / "train.log"
+    timed_out = threading.Event()
     with log_path.open("ab") as errors, _started([sys.executable, "-m", "medgrpo.grpo", str(order)], errors) as process:
-        timer = threading.Timer(job.settings.train_timeout_s, _stop, [process])
+
+        def expire() -> None:
+            timed_out.set()
+            _stop(process)
+
+        timer = threading.Timer(job.settings.train_timeout_s, expire)
         timer.start()
         try:
             _follow(process)
             code = process.wait()
         finally:
             timer.cancel()
-    if code == 0:
-        return
-    lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if timed_out.is_set():
+        limit = f"{job.settings.train_timeout_s:g} s"
+        raise TrainingRefused(f"training took longer than {limit}: raise MEDGRPO_TRAIN_TIMEOUT_S; a rerun goes on")
+    if code != 0:
+        raise _failure(code, output, log_path)
+
+
+def _failure(code: int, output: Path, log_path: Path) -> TrainingError:
+    """What an exit code other than 0 means."""
     if code == EXIT_REFUSED:
-        raise TrainingRefused(lines[-1] if lines else f"no reason in {log_path}")
+        return TrainingRefused((output / REFUSAL).read_text(encoding="utf-8"))
+    lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     cause = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    raise TrainingCrashed(f"training ended by {cause}; see {log_path}:\n" + "\n".join(lines[-LAST_LINES:]))
+    return TrainingCrashed(f"training ended by {cause}; see {log_path}:\n" + "\n".join(lines[-LAST_LINES:]))
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, Frozen
 
 EXIT_REFUSED = 3
-"""The training can't succeed as configured; the reason is the last line on standard error. Other codes: a crash."""
+"""The training can't succeed as configured; the file `REFUSAL` in its folder says why. Other codes: a crash."""
+
+REFUSAL = "refused.txt"
+"""File in the training's folder with the reason of a refusal."""
 
 PROGRESS = "@progress "
 """Start of the lines on standard output that tell how far the training is, as JSON."""

@@ -27,9 +27,14 @@ def collect(output: Path) -> "pd.DataFrame":
 
 
 def publish(output: Path, run_id: str, settings: Settings) -> None:
-    """Store all completions as Parquet in the run, and a page of them, spread over the steps, as a table."""
-    table = collect(output)
+    """Store all completions as Parquet in the run, and a page of them, spread over the steps, as a table; once."""
     path = output / "rollouts.parquet"
-    table.to_parquet(path)
-    log_files(run_id, [path], "rollouts", settings)
+    if path.is_file():
+        return
+    table = collect(output)
+    draft = output / ".new" / path.name
+    draft.parent.mkdir(exist_ok=True)
+    table.to_parquet(draft)
+    log_files(run_id, [draft], "rollouts", settings)
     log_rows(run_id, "rollouts", table.iloc[:: max(1, len(table) // PAGE_ROWS)], settings)
+    draft.rename(path)  # last: where it is, MLflow has it

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from trl import GRPOTrainer
 
 from medgrpo.grpo.shared_prefix import completion_logps, sample
@@ -10,8 +11,7 @@ from medgrpo.grpo.shared_prefix import completion_logps, sample
 class SharedPrefixTrainer(GRPOTrainer):
     """Scores and samples each group on one run of its prompt.
 
-    Rows whose prompts all differ, auxiliary losses and gradient checkpointing (which can't keep a cache) take TRL's
-    own path.
+    Auxiliary losses, images and gradient checkpointing (which can't keep a cache) take TRL's own path.
     """
 
     def _get_per_token_logps_and_entropies(
@@ -38,8 +38,12 @@ class SharedPrefixTrainer(GRPOTrainer):
                 **multimodal,
             )
             return stock
+        size = batch_size or input_ids.size(0)
+        parts = []
         with self.accelerator.autocast():
-            logps, entropies = completion_logps(model, input_ids, attention_mask, logits_to_keep)
+            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+                parts.append(completion_logps(model, ids, mask, logits_to_keep))
+        logps, entropies = (torch.cat(part) for part in zip(*parts, strict=True))
         return logps, entropies if compute_entropy else None, None
 
 

@@ -10,6 +10,7 @@ from medgrpo.answer import is_correct, parse, render_completion, render_gold, re
 from medgrpo.config import Config
 from medgrpo.data.store import read_split
 from medgrpo.errors import AuditFailed
+from medgrpo.rewards.fluency import load_scorer
 from medgrpo.rewards.reward import Reward
 from medgrpo.rewards.scoring import bound, score, total
 from medgrpo.settings import Settings
@@ -59,7 +60,10 @@ class AuditReport(Frozen):
 def audit_config(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings) -> AuditReport:
     """Audit a config's rewards on the first train rows of its dataset; see `audit`."""
     examples = read_split(dataset, "train", settings)[:AUDITED_ROWS]
-    return audit(bound(config.rewards, base), examples)
+    try:
+        return audit(bound(config.rewards, base), examples)
+    finally:
+        load_scorer.cache_clear()  # the training process loads its own: don't keep a second base model in memory
 
 
 def audit(rewards: Sequence[Reward], examples: Sequence[Example]) -> AuditReport:

@@ -5,7 +5,6 @@ import logging
 from medgrpo import registry
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
-from medgrpo.errors import NotFoundError
 from medgrpo.policy import attach, load_base
 from medgrpo.serve.engine import Engine, Served
 from medgrpo.settings import Settings
@@ -20,7 +19,8 @@ def load_engine(config: Config, settings: Settings, version: int | None = None) 
     """Load what the registry calls champion, or one version; the base model where there is no champion.
 
     Raises:
-        NotFoundError: no such version, or the base model here is not the one that its adapter was trained on.
+        NotFoundError: no such version.
+        BaseModelError: the base model here is not the one that its adapter was trained on.
     """
     chosen = (
         registry.find(config.model_name, "champion", settings)
@@ -32,12 +32,7 @@ def load_engine(config: Config, settings: Settings, version: int | None = None) 
         return _base_engine(config, settings)
     folder, card = registry.fetch(chosen, settings)
     policy_config = card.config.policy
-    base = resolve(policy_config.base, settings)
-    if base.digest != card.base.digest:
-        raise NotFoundError(
-            f"{chosen.name} version {chosen.version} was trained on {card.base.name} ({card.base.digest[:8]}), but "
-            f"the base model here is {base.name} ({base.digest[:8]})"
-        )
+    base = registry.resolve_base(chosen, card, settings)
     policy = attach(load_base(base.folder, policy_config.dtype, policy_config.load_in_4bit), folder)
     served = Served(
         version=f"{chosen.name}/{chosen.version}",
