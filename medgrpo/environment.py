@@ -6,10 +6,13 @@ import sys
 from typing import Literal
 
 from medgrpo.errors import MedgrpoError
+from medgrpo.processes import end_group
 from medgrpo.settings import Settings
 
 PORTS = {"mlflow": 5000, "prefect": 4200}
 HOST = "127.0.0.1"
+GRACE_S = 10
+"""How long a UI's server may take to end, in seconds."""
 
 
 def prefect_variables(settings: Settings) -> dict[str, str]:
@@ -40,6 +43,10 @@ def run_ui(which: Literal["mlflow", "prefect"], port: int, settings: Settings) -
         environment |= prefect_variables(settings)
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", chosen]
     print(f"{which} at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
-    code = subprocess.run(command, env=environment, check=False).returncode
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        code = process.wait()
+    finally:
+        end_group(process, GRACE_S)
     if code > 0:
         raise MedgrpoError(f"{which} ended with exit code {code}; is port {chosen} in use? Choose another with --port")

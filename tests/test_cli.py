@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from medgrpo.settings import Settings
@@ -125,3 +129,28 @@ def test_asking_where_nothing_is_served_says_so(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("which", ["mlflow", "prefect"])
+def test_a_stopped_ui_leaves_nothing_running(tmp_path: Path, which: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"MEDGRPO_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "medgrpo.cli", "ui", which, "--port", str(port)]
+    shown = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not _listens(port):  # the server tells nobody but its clients
+        assert time.monotonic() < deadline and shown.poll() is None, f"the {which} UI did not start"
+        time.sleep(0.2)
+    started = psutil.Process(shown.pid).children(recursive=True)
+    assert started
+    shown.send_signal(signal.SIGTERM)
+    shown.wait(timeout=60)
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+    assert not _listens(port)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

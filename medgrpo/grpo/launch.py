@@ -17,6 +17,7 @@ from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused
 from medgrpo.grpo.checkpoints import export, verified
 from medgrpo.grpo.protocol import EXIT_REFUSED, PROGRESS, REFUSAL, Job, Progress
 from medgrpo.grpo.rollouts import publish
+from medgrpo.processes import end_group
 from medgrpo.progress import bar
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, RunRef, TrainingRef
@@ -81,7 +82,7 @@ def _run_process(job: Job, output: Path) -> None:
 
         def expire() -> None:
             timed_out.set()
-            _stop(process)
+            end_group(process, GRACE_S)
 
         timer = threading.Timer(job.settings.train_timeout_s, expire)
         timer.start()
@@ -121,21 +122,7 @@ def _started(command: list[str], errors: IO[bytes]) -> Iterator[subprocess.Popen
     try:
         yield process
     finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """End the process and its children, gently first."""
-    if process.poll() is not None:
-        return
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    except ProcessLookupError:
-        pass
+        end_group(process, GRACE_S)
 
 
 def _follow(process: subprocess.Popen[str]) -> None:
