@@ -154,3 +154,19 @@ def test_a_stopped_ui_leaves_nothing_running(tmp_path: Path, which: str) -> None
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_ctrl_c_during_training_leaves_nothing_running(tmp_path: Path, settings: Settings, base: BaseRef) -> None:
+    environment = os.environ | {"MEDGRPO_HOME": str(_home(tmp_path, settings)), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "medgrpo.cli", "run", "configs/smoke.toml", "--set", "grpo.steps=400"]
+    run = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert run.stderr is not None
+    assert any(b"step 2/400" in line for line in run.stderr), "the run ended before it trained"
+    started = psutil.Process(run.pid).children(recursive=True)
+    assert len(started) >= 2, "Prefect's server and the training process"
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    run.stderr.read()
+    assert run.wait(timeout=60) == 130
+    assert psutil.wait_procs(started, timeout=20)[1] == []
