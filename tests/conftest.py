@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Read when the libraries are first imported, which collecting the tests does: no test reaches for a hub.
 os.environ |= {"HF_HUB_OFFLINE": "1", "GX_ANALYTICS_ENABLED": "false"}
 
+import hypothesis
 import pytest
 
 from medgrpo.base_models import resolve
@@ -16,6 +17,10 @@ from medgrpo.config_file import read_config
 from medgrpo.data.prepare import prepare
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
+
+# Times on a shared machine say nothing about the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
