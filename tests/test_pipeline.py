@@ -16,13 +16,19 @@ import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 
-from medgrpo import tracking
+from medgrpo import registry, tracking
+from medgrpo.answer import render_question
+from medgrpo.base_models import resolve
 from medgrpo.config import Config
-from medgrpo.evaluate import read_rows
+from medgrpo.data.prepare import prepare
+from medgrpo.data.store import read_split
+from medgrpo.evaluate import generate, read_rows
 from medgrpo.grpo.checkpoints import verified
 from medgrpo.grpo.launch import train
 from medgrpo.keys import train_key
+from medgrpo.policy import attach, load_base
 from medgrpo.report import Summary, render
+from medgrpo.serve.load import load_engine
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
 
@@ -220,3 +226,19 @@ def test_a_refused_training_names_its_reason_and_is_not_retried(config: Config, 
     experiment = client.get_experiment_by_name(changed.model_name)
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
     assert newest.info.status == "FAILED"
+
+
+def test_what_is_promoted_is_what_is_served(first: Summary, config: Config, settings: Settings) -> None:
+    """Last in this module: it moves the champion."""
+    version = first.version
+    registry.promote(version, settings)
+    engine = load_engine(config, settings)
+    assert engine.served.version == f"{version.name}/{version.version}"
+    assert engine.served.run_id == first.run.run_id
+    base = resolve(config.policy.base, settings)
+    policy = attach(load_base(base.folder), settings.adapter(version.adapter_digest))
+    example = read_split(prepare(config, base, settings), "test", settings)[0]
+    (evaluated,) = generate(policy, config, [example], "one row")
+    chat = engine.served.chat([{"role": "user", "content": render_question(example)}])
+    served = engine.complete(chat, config.evaluation.max_completion_tokens, 0.0, 1.0, None, ())
+    assert served.text == evaluated, "what was evaluated is what is served"
