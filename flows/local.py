@@ -1,13 +1,12 @@
 """The pipeline on one machine: a Prefect server of our own beside this process, its state under the home folder."""
 
+import atexit
 import logging
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 
 import httpx
 
@@ -26,24 +25,24 @@ def run_pipeline(config: Config, settings: Settings) -> Summary:
     """Run the flow here, against the server that `PREFECT_API_URL` names, or one that lives as long as the run."""
     for name, value in prefect_variables(settings).items():
         os.environ.setdefault(name, value)
-    with nullcontext() if "PREFECT_API_URL" in os.environ else _server(settings):
-        from flows.pipeline import pipeline  # Prefect reads its settings when it is first imported
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ["PREFECT_API_URL"] = _start_server(settings)
+    from flows.pipeline import pipeline  # Prefect reads its settings when it is first imported
 
-        own = logging.getLogger("medgrpo")
-        # Prefect adds a console handler for its workers; here a person watches, and the command line has its own.
-        own.handlers = [handler for handler in own.handlers if type(handler).__name__ != "PrefectConsoleHandler"]
-        for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-            logging.getLogger(name).addFilter(_without_trace)
-        summary: Summary = pipeline(config)
-        return summary
+    own = logging.getLogger("medgrpo")
+    # Prefect adds a console handler for its workers; here a person watches, and the command line has its own.
+    own.handlers = [handler for handler in own.handlers if type(handler).__name__ != "PrefectConsoleHandler"]
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_trace)
+    summary: Summary = pipeline(config)
+    return summary
 
 
-@contextmanager
-def _server(settings: Settings) -> Iterator[None]:
-    """A Prefect server on a free port.
+def _start_server(settings: Settings) -> str:
+    """Start a Prefect server on a free port; the URL of its API.
 
     Prefect's own embedded server shares our terminal's process group: Ctrl-C would end it before it could be told how
-    the run ended. This one has a session of its own, and is ended here.
+    the run ended. This one has a session of its own, and is ended after Prefect's threads have sent their last words.
     """
     with socket.socket() as free:
         free.bind((HOST, 0))
@@ -54,13 +53,9 @@ def _server(settings: Settings) -> Iterator[None]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        os.environ["PREFECT_API_URL"] = url
-        try:
-            _wait_until_ready(url, process, str(log))
-            yield
-        finally:
-            del os.environ["PREFECT_API_URL"]
-            end_group(process, GRACE_S)
+    atexit.register(end_group, process, GRACE_S)
+    _wait_until_ready(url, process, str(log))
+    return url
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: str) -> None:
