@@ -1,4 +1,4 @@
-"""The servers beside the pipeline on one machine: Prefect embedded in the home folder, and both UIs."""
+"""The servers beside the pipeline on one machine: Prefect in the home folder, and both UIs."""
 
 import os
 import subprocess
