@@ -30,7 +30,7 @@ def pipeline(config: Config) -> Summary:
     base = resolve_base(config)
     dataset = prepare(config, base)
     run = open_run(config, base, dataset)
-    validate(dataset, run)
+    validate(config, dataset, run)
     audit(config, base, dataset, run)
     training = train(config, base, dataset, run)
     curve = report(run, training)

@@ -6,6 +6,7 @@ A completion follows the grammar when it is exactly one `<reasoning>…</reasoni
 
 import re
 from collections.abc import Callable
+from datetime import date, datetime
 from typing import Any
 
 from medgrpo.types import Example, Kind, Parsed
@@ -19,6 +20,7 @@ DEFAULT_SYSTEM_PROMPT = """Respond in the following format:
 </answer>"""
 
 _NUMBER = re.compile(r"([-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(.*)", re.DOTALL)
+_DATE_FORMATS = ("%m/%d/%Y", "%Y-%m-%d", "%B %d, %Y", "%d %B %Y")
 _LETTER = re.compile(r"\(?([A-Za-z])\)?(?:\s*[.:)\-]\s*(.*)|\s*)", re.DOTALL)
 
 
@@ -107,7 +109,9 @@ def _judge_choice(answer: str, example: Example) -> bool:
 
     A bare letter of an option always means that option, also where the gold's text is that letter (blood group A).
     """
-    gold_text = _words(example.options.get(example.gold, ""))
+    if example.gold not in example.options:
+        return False
+    gold_text = _words(example.options[example.gold])
     match = _LETTER.fullmatch(answer)
     is_bare = match is not None and not _words(match[2] or "") and match[1].upper() in example.options
     if _words(answer) == gold_text and not is_bare:
@@ -119,14 +123,30 @@ def _judge_choice(answer: str, example: Example) -> bool:
 
 
 def _judge_numeric(answer: str, example: Example) -> bool:
-    """Right: a number within the tolerance, alone or with the gold's own unit."""
+    """Right: a number within the limits, or else the tolerance, alone or with the gold's own unit."""
     match = _NUMBER.fullmatch(answer)
     if match is None:
         return False
     unit = _words(match[2])
     if unit and unit != _words(example.unit):
         return False
-    return abs(float(match[1].replace(",", "")) - float(example.gold)) <= example.tolerance + 1e-9
+    number, gold = float(match[1].replace(",", "")), float(example.gold)
+    lowest, highest = example.limits or (gold - example.tolerance, gold + example.tolerance)
+    return lowest - 1e-9 <= number <= highest + 1e-9
+
+
+def _judge_date(answer: str, example: Example) -> bool:
+    """Right: the gold's day, as month/day/year, year-month-day, or with the month's English name."""
+    return (day := _read_date(answer)) is not None and day == _read_date(example.gold)
+
+
+def _read_date(text: str) -> date | None:
+    for form in _DATE_FORMATS:
+        try:
+            return datetime.strptime(text.strip(" ."), form).date()
+        except ValueError:
+            continue
+    return None
 
 
 def _judge_text(answer: str, example: Example) -> bool:
@@ -137,5 +157,6 @@ def _judge_text(answer: str, example: Example) -> bool:
 _JUDGES: dict[Kind, Callable[[str, Example], Any]] = {
     "choice": _judge_choice,
     "numeric": _judge_numeric,
+    "date": _judge_date,
     "text": _judge_text,
 }

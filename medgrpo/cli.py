@@ -63,20 +63,30 @@ def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def prepare(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Load, split and validate the questions; print the dataset's key and counts.
+def prepare(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    data_docs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write Great Expectations' own Data Docs there, too.")
+    ] = None,
+) -> None:
+    """Load, clean, split and check the questions; print counts, warnings and where the report is.
+
+    A hub dataset without a revision is read at its newest one, which is printed: training asks for it in the config.
 
     Example:  medgrpo prepare configs/laptop.toml
     """
+    from medgrpo.data.describe import describe_dataset, describe_pins
     from medgrpo.data.validate import validate
+    from medgrpo.stages import Stages
 
     stages = _stages(config_path, overrides)
-    report = validate(stages.dataset, stages.settings)
-    warnings = [result for result in report.results if not result.success]
-    print(f"dataset {stages.dataset.key}: {stages.dataset.rows}")
-    print(f"{len(report.results)} expectations, {len(warnings)} warnings")
-    for warning in warnings:
-        print(f"  {warning.name}: {warning.bad_count} rows: {', '.join(warning.bad_ids)}")
+    pinned = stages.config.model_copy(update={"data": stages.config.data.pinned()})
+    for line in describe_pins(stages.config.data, pinned.data):
+        print(line)
+    stages = Stages(pinned, stages.settings)
+    report = validate(stages.config, stages.dataset, stages.settings, data_docs)
+    print(describe_dataset(stages.config, stages.dataset, report, stages.settings))
 
 
 @app.command()

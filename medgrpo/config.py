@@ -7,8 +7,9 @@ from pydantic import Field, StringConstraints, model_validator
 from medgrpo.answer import DEFAULT_SYSTEM_PROMPT
 from medgrpo.base_models import AnyBase, WheelBase
 from medgrpo.data import AnySource, ClinicalSource
+from medgrpo.data.checks import CheckName
 from medgrpo.rewards import AnyReward, CorrectReward, FormatReward
-from medgrpo.types import Frozen
+from medgrpo.types import Frozen, Severity
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)]
@@ -19,12 +20,44 @@ class DataConfig(Frozen):
 
     source: AnySource = ClinicalSource()
     """Where the questions come from."""
+    benchmarks: tuple[AnySource, ...] = ()
+    """Evaluation sets: source rows that overlap their questions are left out, so that none of it is trained on."""
     validation_rows: int = Field(default=64, ge=1)
     """Held-out rows on which checkpoints are compared."""
     test_rows: int = Field(default=128, ge=1)
     """Held-out rows on which the gate decides. Nothing is ever chosen on them."""
     max_prompt_tokens: int = Field(default=512, ge=1)
     """Rows whose prompt is longer are dropped, with the reason kept."""
+    near_duplicate: float = Field(default=0.85, gt=0.5, le=1)
+    """Jaccard similarity of word shingles from which on two questions count as one."""
+    language: str = "en"
+    """ISO 639-1 code that the questions are expected in; empty: any."""
+    allowed_licences: tuple[str, ...] = (
+        "own",
+        "public-domain",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "mit",
+        "apache-2.0",
+    )
+    """SPDX identifiers in lower case; `own` is what the user holds the rights to."""
+    severities: dict[CheckName, Severity] = Field(default_factory=dict)
+    """Check → `critical` (stops a run) or `warning`, where it is to differ from the default."""
+
+    @property
+    def sources(self) -> tuple[AnySource, ...]:
+        """Everything that is read: the questions, then the benchmarks."""
+        return (self.source, *self.benchmarks)
+
+    def pinned(self) -> "DataConfig":
+        """The same, with the newest revision of each hub source that had none.
+
+        Raises:
+            DataError: a revision can't be found.
+        """
+        source, *benchmarks = (source.pinned() for source in self.sources)
+        return self.model_copy(update={"source": source, "benchmarks": tuple(benchmarks)})
 
 
 class LoraConfig(Frozen):

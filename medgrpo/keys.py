@@ -3,9 +3,14 @@
 from functools import lru_cache
 from importlib.metadata import version
 
+from medgrpo.changes import note_key
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest, source_digest
+from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, Split
+
+CHECKED_ONLY = {"language", "allowed_licences", "severities"}
+"""Keys of the data section that decide what is found in a dataset, not what is in it."""
 
 
 @lru_cache(maxsize=1)
@@ -20,11 +25,55 @@ def scorer_source() -> str:
     return source_digest("answer.py", "evaluate.py", "statistics.py", "policy.py")
 
 
+def dataset_parts(config: Config, base: BaseRef, rows: str, benchmarks: str) -> dict[str, str]:
+    """What a dataset's key is made of.
+
+    Args:
+        rows: digest of the source's rows.
+        benchmarks: digest of the benchmarks' rows.
+    """
+    return {
+        "rows": rows,
+        "benchmarks": benchmarks,
+        "data settings": digest(config.data.model_dump(mode="json", exclude=CHECKED_ONLY)),
+        "prompt": digest(config.prompt),
+        "base model": base.digest,
+        "seed": digest(config.seed),
+        "medgrpo's data code": source_digest("data", "answer.py"),
+    }
+
+
+def validation_key(config: Config) -> str:
+    """Key of a validation of one dataset: what the checks are told."""
+    told = config.data.model_dump(mode="json", include=CHECKED_ONLY)
+    return digest([told, config.grpo.max_completion_tokens])
+
+
+def train_parts(config: Config, dataset: DatasetRef, base: BaseRef) -> dict[str, str]:
+    """What a training's key is made of: the train rows, the base's weights, all that training reads of the config."""
+    policy = config.policy
+    return {
+        "train rows": dataset.digests["train"],
+        "base model": base.digest,
+        "policy settings": digest([policy.lora, policy.dtype, policy.load_in_4bit]),
+        "prompt": digest(config.prompt),
+        "grpo settings": digest(config.grpo),
+        "rewards": digest([reward.model_dump(mode="json") for reward in config.rewards]),
+        "seed": digest(config.seed),
+        "medgrpo's training code": trainer_source(),
+    }
+
+
 def train_key(config: Config, dataset: DatasetRef, base: BaseRef) -> str:
-    """Key of a training: the train rows, the base's weights, and everything in the config that training reads."""
-    parts = [config.policy.lora, config.policy.dtype, config.policy.load_in_4bit, config.prompt, config.grpo]
-    rewards = [reward.model_dump(mode="json") for reward in config.rewards]
-    return digest([dataset.digests["train"], base.digest, parts, rewards, config.seed, trainer_source()])
+    """Key of a training."""
+    return digest(train_parts(config, dataset, base))
+
+
+def noted_train_key(config: Config, dataset: DatasetRef, base: BaseRef, settings: Settings) -> str:
+    """Key of a training that is about to run; tells which parts changed since this config was last trained."""
+    parts = train_parts(config, dataset, base)
+    note_key(config.name, "training", parts, settings)
+    return digest(parts)
 
 
 def eval_key(config: Config, dataset: DatasetRef, base: BaseRef, checkpoint: CheckpointRef, split: Split) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
-from medgrpo.data.store import read_split
+from medgrpo.data.store import read_measured
 from medgrpo.errors import UserError
 from medgrpo.policy import choose_dtype
 from medgrpo.settings import Settings
@@ -53,7 +53,7 @@ def make_plan(config: Config, settings: Settings) -> str:
 
 def _estimates(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings) -> list[str]:
     shape = read_shape(config, base)
-    prompt = _mean_prompt_tokens(config, base, dataset, settings)
+    prompt = _mean_prompt_tokens(dataset, settings)
     seconds = step_flops(config, shape, prompt) / (_matmul_flops(config) * EFFICIENCY)
     memory = step_memory(config, shape, prompt)
     return [
@@ -108,10 +108,8 @@ def step_memory(config: Config, shape: Shape, prompt_tokens: float) -> float:
     return float(shape.parameters * width + shape.adapter_parameters * OPTIMISED_BYTES + activations)
 
 
-def _mean_prompt_tokens(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings) -> float:
-    from medgrpo.data.prepare import prompt_lengths
-
-    lengths = prompt_lengths(read_split(dataset, "train", settings)[:256], config, base)
+def _mean_prompt_tokens(dataset: DatasetRef, settings: Settings) -> float:
+    lengths = [row.prompt_tokens for row in read_measured(dataset, "train", settings)]
     return sum(lengths) / len(lengths)
 
 

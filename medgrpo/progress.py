@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -66,3 +67,18 @@ def track(items: Sequence[T], title: str) -> Iterator[T]:
     """Go through items under a bar."""
     with bar() as progress:
         yield from progress.track(items, description=title)
+
+
+@contextmanager
+def phases(title: str, count: int) -> Iterator[Callable[[str], None]]:
+    """A bar over the named phases of one piece of work; call what this yields at the start of each."""
+    with bar() as progress:
+        task = progress.add_task(title, total=count)
+        begun = 0
+
+        def next_phase(name: str) -> None:
+            nonlocal begun
+            progress.update(task, description=f"{title}: {name}", completed=begun)
+            begun += 1
+
+        yield next_phase

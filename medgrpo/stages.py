@@ -5,16 +5,16 @@ from functools import cached_property
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
-from medgrpo.data.validate import validate
+from medgrpo.data.validate import report_folder, validate
 from medgrpo.evaluate import best, evaluate, publish
 from medgrpo.grpo.launch import train
-from medgrpo.keys import train_key
+from medgrpo.keys import noted_train_key
 from medgrpo.promotion import decide_and_promote, find_incumbent
 from medgrpo.registry import register
 from medgrpo.report import draw_curve
 from medgrpo.rewards.audit import audit_config
 from medgrpo.settings import Settings
-from medgrpo.tracking import close_run, fail_run, log_report, open_run
+from medgrpo.tracking import close_run, fail_run, log_files, log_report, open_run
 from medgrpo.types import (
     BaseRef,
     CheckpointRef,
@@ -48,7 +48,7 @@ class Stages:
     @cached_property
     def run(self) -> RunRef:
         """The MLflow run of this training."""
-        key = train_key(self.config, self.dataset, self.base)
+        key = noted_train_key(self.config, self.dataset, self.base, self.settings)
         return open_run(self.config, self.dataset, key, self.settings, {})
 
     @cached_property
@@ -56,7 +56,7 @@ class Stages:
         """The finished training, after validated questions and audited rewards."""
         run, settings = self.run, self.settings
         try:
-            log_report(run.run_id, "validation", validate(self.dataset, settings), settings)
+            self._validate()
             audited = audit_config(self.config, self.base, self.dataset, settings)
             log_report(run.run_id, "audit", audited, settings)
             training = train(self.config, self.base, self.dataset, run, settings)
@@ -66,6 +66,14 @@ class Stages:
             raise
         close_run(run.run_id, settings)
         return training
+
+    def _validate(self) -> None:
+        """Check the questions; the report goes to MLflow whether they pass or not."""
+        try:
+            validate(self.config, self.dataset, self.settings)
+        finally:
+            folder = report_folder(self.config, self.dataset, self.settings)
+            log_files(self.run.run_id, sorted(folder.glob("*")), "data", self.settings)
 
     def reports(self, split: Split) -> list[EvalReport]:
         """Reports of the base model and of every checkpoint."""

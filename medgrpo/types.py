@@ -4,9 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal["choice", "numeric", "text"]
+Kind = Literal["choice", "numeric", "date", "text"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Severity = Literal["critical", "warning"]
+DropReason = Literal["exact duplicate", "near duplicate", "contradiction", "benchmark overlap", "prompt too long"]
 
 
 class Frozen(BaseModel):
@@ -18,7 +20,8 @@ class Frozen(BaseModel):
 class Example(Frozen):
     """One question with the answer that counts as right (its gold).
 
-    `gold` is an option letter for kind `choice`, a decimal number for `numeric`, any text for `text`.
+    `gold` is an option letter for kind `choice`, a decimal number for `numeric`, a day as month/day/year for `date`,
+    any text for `text`.
     """
 
     id: str = Field(min_length=1)
@@ -29,11 +32,15 @@ class Example(Frozen):
     """Letter → text, in the order shown. Only for kind `choice`."""
     tolerance: float = Field(default=0.0, ge=0)
     """Largest absolute difference from `gold` that is still right. Only for kind `numeric`."""
+    limits: tuple[float, float] | None = None
+    """Lowest and highest number that is right, where the source gives them; else `gold` ± `tolerance`."""
     unit: str = ""
     """The unit that `gold` is in. Only for kind `numeric`."""
     topic: str = "general"
     reasoning: str = ""
     """A worked reasoning, where the source has one."""
+    original: str = ""
+    """The question that this one was rewritten from, where the source keeps it: benchmarks are looked for there too."""
     citation: str = ""
     """Where the gold comes from: a paper, a guideline, a data set."""
 
@@ -54,16 +61,44 @@ class DatasetRef(Frozen):
     digests: dict[Split, str]
 
 
+class Origin(Frozen):
+    """Where a source's rows come from, as manifests and reports name it."""
+
+    name: str
+    """A path, a hub repository or the name of a built-in set."""
+    revision: str = ""
+    """The commit of a hub repository."""
+    licence: str = ""
+    """SPDX identifier in lower case, or `own`; empty: unknown."""
+    citation: str = ""
+
+
+class Drop(Frozen):
+    """Why a source row isn't in the dataset."""
+
+    reason: DropReason
+    detail: str
+    """What it was compared with, and the figure behind it."""
+
+
+class BadRow(Frozen):
+    """A row that broke an expectation, and the value that broke it (patient data is masked)."""
+
+    id: str
+    value: str
+
+
 class ExpectationResult(Frozen):
     """One expectation about the data: whether it held, and which rows broke it."""
 
     name: str
-    severity: Literal["critical", "warning"]
+    meaning: str
+    """What is expected, as a sentence."""
+    severity: Severity
     success: bool
-    bad_ids: tuple[str, ...] = ()
+    bad_rows: tuple[BadRow, ...] = ()
     """At most the first 20 rows that broke it."""
     bad_count: int = 0
-    detail: str = ""
 
 
 class ValidationReport(Frozen):
@@ -71,6 +106,8 @@ class ValidationReport(Frozen):
 
     dataset_key: str
     results: tuple[ExpectationResult, ...]
+    majority_accuracy: float
+    """Accuracy of always giving the answer (of a choice: the letter) that is most frequent among the golds."""
 
     @property
     def critical_failures(self) -> tuple[ExpectationResult, ...]:

@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from prefect.states import State
 
 from medgrpo.config import Config
-from medgrpo.keys import train_key
+from medgrpo.keys import noted_train_key
 from medgrpo.settings import Settings
 from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
@@ -27,7 +27,7 @@ def open_run(config: Config, base: BaseRef, dataset: DatasetRef) -> RunRef:
         "prefect.flow_run_url": str(flow_run.ui_url or ""),
     }
     settings = Settings()
-    run = open_mlflow_run(config, dataset, train_key(config, dataset, base), settings, tags)
+    run = open_mlflow_run(config, dataset, noted_train_key(config, dataset, base, settings), settings, tags)
     link = run_url(run, settings)
     create_markdown_artifact(key="mlflow-run", markdown=f"[MLflow run {run.run_id}]({link}) of `{config.model_name}`")
     return run

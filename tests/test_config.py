@@ -359,7 +359,7 @@ def test_every_section_is_described_and_closed(model: str) -> None:
 def test_the_schema_covers_every_section_and_kind() -> None:
     kinds = {definition["properties"].get("kind", {}).get("const") for definition in MODELS.values()} - {None}
     assert kinds == {
-        *("clinical", "file", "hub"),
+        *("clinical", "file", "hub", "preset"),
         *("wheel", "folder", "tiny"),
         *("correct", "format", "semantic", "fluency"),
     }

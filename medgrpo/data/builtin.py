@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from medgrpo.types import Example, Frozen
+from medgrpo.data.source import Source
+from medgrpo.types import Example, Origin
 
 
-class ClinicalSource(Frozen):
+class ClinicalSource(Source):
     """Questions written from reference ranges, formulas and scoring rules; the seed decides the numbers."""
 
     kind: Literal["clinical"] = "clinical"
@@ -26,3 +27,7 @@ class ClinicalSource(Frozen):
         from medgrpo.data.clinical import generate
 
         return generate(self.rows, seed, self.topics)
+
+    def origin(self) -> Origin:
+        """The project itself, under its own licence."""
+        return Origin(name="clinical", licence="apache-2.0")

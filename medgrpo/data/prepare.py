@@ -1,21 +1,32 @@
-"""Prepare: load a source, drop what can't be used (with the reason), split by seed, store under the content's key."""
+"""Prepare: load a source, leave out what can't be used (with the reason), split, store under the content's key."""
 
 import logging
-import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medgrpo.answer import is_correct, messages, parse, render_gold, render_question
+from medgrpo.changes import note_key
 from medgrpo.config import Config
-from medgrpo.data.store import Dropped, Manifest, read_manifest, write_split
-from medgrpo.errors import DataError
-from medgrpo.fingerprint import digest, file_digest, source_digest
+from medgrpo.data.checks import MAX_CHARACTERS
+from medgrpo.data.compare import describe_changes
+from medgrpo.data.duplicates import find_duplicates
+from medgrpo.data.lengths import gold_lengths, prompt_lengths
+from medgrpo.data.overlap import find_overlaps
+from medgrpo.data.split import split_rows
+from medgrpo.data.store import DROPPED, Manifest, Measured, read_manifest, write_rows
+from medgrpo.errors import ConfigError, DataError
+from medgrpo.fingerprint import digest, file_digest
+from medgrpo.keys import dataset_parts
+from medgrpo.progress import phases
 from medgrpo.settings import Settings
-from medgrpo.types import SPLITS, BaseRef, DatasetRef, Example, Split
+from medgrpo.types import SPLITS, BaseRef, DatasetRef, Drop, Example, Split
 
 log = logging.getLogger(__name__)
+
+Dropped = dict[int, Drop]
+"""Place in the source → why that row isn't used."""
 
 
 def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
@@ -25,87 +36,144 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
         base: the base model, whose tokenizer measures the prompts.
 
     Raises:
+        ConfigError: a hub source has no pinned revision.
         DataError: the source can't be read, or too few usable rows are left.
     """
-    examples = config.data.source.load(config.seed)
-    key = digest([examples, config.data, config.prompt, base.digest, config.seed, source_digest("data", "answer.py")])
-    if manifest := read_manifest(key, settings):
-        return manifest.dataset.model_copy(update={"name": config.name})  # another config may have the same rows
-    kept, dropped = _drop(examples, config, base)
-    if dropped:
-        log.warning("%d of %d rows dropped, for example %s", len(dropped), len(examples), dropped[0])
-    splits = _split(kept, config)
-    dataset = DatasetRef(
-        key=key,
-        name=config.name,
-        rows={split: len(rows) for split, rows in splits.items()},
-        digests={split: digest(rows) for split, rows in splits.items()},
-    )
-    _store(dataset, splits, dropped, settings)
+    with phases("preparing", 6) as next_phase:
+        next_phase("reading the source")
+        examples = config.data.source.load(config.seed)
+        next_phase("reading the benchmarks")
+        benchmarks = _load_benchmarks(config)
+        digests = [digest(example) for example in examples]
+        key, parts = _key(config, base, examples, digests, benchmarks, settings)
+        if manifest := read_manifest(key, settings):
+            return manifest.dataset.model_copy(update={"name": config.name})  # another config may have these rows
+
+        next_phase("looking for duplicates")
+        drops = find_duplicates(examples, config.data.near_duplicate)
+        next_phase("comparing with the benchmarks")
+        drops |= find_overlaps(examples, benchmarks) | drops  # a duplicate stays called one
+        next_phase("measuring the prompts")
+        rows = _measure(examples, config, base)
+        drops |= _too_long(rows, config.data.max_prompt_tokens) | drops
+        next_phase("writing")
+        splits = _split(rows, digests, drops, config)
+        dataset = _store(config, key, parts, splits, [(rows[place], drops[place]) for place in sorted(drops)], settings)
+    _tell(drops, examples)
     return dataset
 
 
-def _drop(examples: Sequence[Example], config: Config, base: BaseRef) -> tuple[list[Example], list[Dropped]]:
-    """Rows that can be used, and the others with their reason."""
-    lengths = prompt_lengths(examples, config, base)
-    kept: list[Example] = []
-    dropped: list[Dropped] = []
-    seen: set[str] = set()
-    for example, length in zip(examples, lengths, strict=True):
-        question = " ".join(render_question(example).casefold().split())
-        if question in seen:
-            dropped.append(Dropped(id=example.id, reason="duplicate question"))
-        elif length > config.data.max_prompt_tokens:
-            dropped.append(Dropped(id=example.id, reason=f"prompt of {length} tokens"))
-        else:
-            kept.append(example)
-        seen.add(question)
-    return kept, dropped
+def _load_benchmarks(config: Config) -> dict[str, list[Example]]:
+    """The benchmarks' questions, by the name that messages give them."""
+    benchmarks: dict[str, list[Example]] = {}
+    for place, source in enumerate(config.data.benchmarks):
+        name = source.origin().name
+        if source in config.data.benchmarks[:place]:
+            raise ConfigError(f"data.benchmarks: {name} is there twice")
+        # Two files of one preset, or two subsets of one repository, have one name.
+        benchmarks[f"{name} (benchmark {place + 1})" if name in benchmarks else name] = source.load(config.seed)
+    return benchmarks
 
 
-def prompt_lengths(examples: Sequence[Example], config: Config, base: BaseRef) -> list[int]:
-    """Tokens of each row's prompt."""
-    from transformers import AutoTokenizer
+def _key(
+    config: Config,
+    base: BaseRef,
+    examples: Sequence[Example],
+    digests: Sequence[str],
+    benchmarks: Mapping[str, Sequence[Example]],
+    settings: Settings,
+) -> tuple[str, dict[str, str]]:
+    """The dataset's key and its parts; says what changed since this config was last prepared."""
+    parts = dataset_parts(config, base, rows=digest(digests), benchmarks=_digest_all(benchmarks))
+    change = note_key(config.name, "dataset", parts, settings)
+    if "rows" in change.parts:
+        rows = {example.id: row for example, row in zip(examples, digests, strict=True)}
+        if told := describe_changes(change.key_before, rows, settings):
+            log.info("the source of '%s' has %s", config.name, told)
+    return digest(parts), parts
 
-    tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
-    chats = [messages(config.prompt.system, config.prompt.shown, render_question(example)) for example in examples]
-    return [len(ids) for ids in tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]]
+
+def _digest_all(benchmarks: Mapping[str, Sequence[Example]]) -> str:
+    return digest({name: [digest(example) for example in examples] for name, examples in benchmarks.items()})
 
 
-def _split(examples: Sequence[Example], config: Config) -> dict[Split, list[Example]]:
-    """Shuffle by seed; test rows first, so that more training rows never change them."""
-    held_out = config.data.test_rows + config.data.validation_rows
-    needed = held_out + config.grpo.prompts_per_step
-    if len(examples) < needed:
+def _measure(examples: Sequence[Example], config: Config, base: BaseRef) -> list[Measured]:
+    prompts = prompt_lengths(examples, config.prompt, base)
+    return [Measured(*row) for row in zip(examples, prompts, gold_lengths(examples, base), strict=True)]
+
+
+def _too_long(rows: Sequence[Measured], limit: int) -> Dropped:
+    """Rows whose prompt is too long. What is too long for any question is damage: validation stops at it instead."""
+    return {
+        place: Drop(reason="prompt too long", detail=f"{row.prompt_tokens} tokens, data.max_prompt_tokens = {limit}")
+        for place, row in enumerate(rows)
+        if row.prompt_tokens > limit and len(row.example.question) <= MAX_CHARACTERS
+    }
+
+
+def _split(
+    rows: Sequence[Measured], digests: Sequence[str], drops: Dropped, config: Config
+) -> dict[Split, list[Measured]]:
+    kept = [place for place in range(len(rows)) if place not in drops]
+    held_out: dict[Split, int] = {"validation": config.data.validation_rows, "test": config.data.test_rows}
+    needed = sum(held_out.values()) + config.grpo.prompts_per_step
+    if len(kept) < needed:
+        reasons = Counter(drop.reason for drop in drops.values())
+        lost = f" ({', '.join(f'{count} dropped: {reason}' for reason, count in reasons.items())})" if drops else ""
         raise DataError(
-            f"{len(examples)} usable questions, but data.test_rows + data.validation_rows + grpo.prompts_per_step "
-            f"= {needed}: give more questions or hold out fewer"
+            f"{len(kept)} usable questions of {len(rows)}{lost}, but data.test_rows + data.validation_rows + "
+            f"grpo.prompts_per_step = {needed}: give more questions or hold out fewer"
         )
-    shuffled = list(examples)
-    random.Random(config.seed).shuffle(shuffled)
-    test, validation = shuffled[: config.data.test_rows], shuffled[config.data.test_rows : held_out]
-    return {"train": shuffled[held_out:], "validation": validation, "test": test}
+    return split_rows(
+        [rows[place] for place in kept],
+        topics=[rows[place].example.topic for place in kept],
+        digests=[digests[place] for place in kept],
+        held_out=held_out,
+        seed=config.seed,
+    )
 
 
 def _store(
-    dataset: DatasetRef, splits: dict[Split, list[Example]], dropped: Sequence[Dropped], settings: Settings
-) -> None:
+    config: Config,
+    key: str,
+    parts: dict[str, str],
+    splits: Mapping[Split, Sequence[Measured]],
+    dropped: Sequence[tuple[Measured, Drop]],
+    settings: Settings,
+) -> DatasetRef:
     """Write to a temporary folder, then rename: what has the final name is whole."""
-    target = settings.dataset(dataset.key)
+    dataset = DatasetRef(
+        key=key,
+        name=config.name,
+        rows={split: len(splits[split]) for split in SPLITS},
+        digests={split: digest([digest(row.example) for row in splits[split]]) for split in SPLITS},
+    )
+    target = settings.dataset(key)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
         folder = Path(name) / "dataset"
         folder.mkdir()
         for split in SPLITS:
-            write_split(folder / f"{split}.parquet", splits[split])
-        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-        manifest = Manifest(dataset=dataset, files=files, dropped=tuple(dropped))
+            write_rows(folder / f"{split}.parquet", splits[split])
+        write_rows(folder / DROPPED, [row for row, _ in dropped], [drop for _, drop in dropped])
+        manifest = Manifest(
+            dataset=dataset,
+            origin=config.data.source.origin(),
+            benchmarks=tuple(source.origin() for source in config.data.benchmarks),
+            loaded=sum(dataset.rows.values()) + len(dropped),
+            dropped=Counter(drop.reason for _, drop in dropped),
+            key_parts=parts,
+            files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
+        )
         (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # a folder that is there but not intact
         folder.rename(target)
+    return dataset
 
 
-def gold_is_provable(example: Example) -> bool:
-    """Whether the gold, rendered in the grammar, is judged right, and an empty answer is not."""
-    gold = parse(render_gold(example))
-    return gold.is_strict and is_correct(gold.answer, example) and not is_correct("", example)
+def _tell(drops: Dropped, examples: Sequence[Example]) -> None:
+    """Say how many rows each reason cost, with one of them as an example."""
+    for reason, count in Counter(drop.reason for drop in drops.values()).items():
+        place = next(place for place, drop in drops.items() if drop.reason == reason)
+        shown = f"row {examples[place].id!r}: {drops[place].detail}"
+        log.info("%d of %d rows dropped, %s: for example %s", count, len(examples), reason, shown)

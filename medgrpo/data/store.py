@@ -1,40 +1,77 @@
-"""Prepared datasets on disk: one Parquet file per split, and a manifest, under `<home>/datasets/<key>/`."""
+"""Prepared datasets on disk, under `<home>/datasets/<key>/`: a Parquet file per split, the dropped rows, a manifest."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medgrpo.errors import NotFoundError
 from medgrpo.fingerprint import file_digest
 from medgrpo.settings import Settings
-from medgrpo.types import DatasetRef, Example, Frozen, Split
+from medgrpo.types import DatasetRef, Drop, DropReason, Example, Frozen, Origin, Split
 
+if TYPE_CHECKING:
+    import pyarrow
 
-class Dropped(Frozen):
-    """A source row that isn't in the dataset, and why."""
-
-    id: str
-    reason: str
+DROPPED = "dropped.parquet"
 
 
 class Manifest(Frozen):
-    """What a dataset's folder holds."""
+    """What a dataset's folder holds, and where it came from."""
 
     dataset: DatasetRef
+    origin: Origin
+    benchmarks: tuple[Origin, ...]
+    """What the rows were compared with, so that none of it is trained on."""
+    loaded: int
+    """Rows that the source gave."""
+    dropped: dict[DropReason, int]
+    """Rows that were left out, by reason."""
+    key_parts: dict[str, str]
+    """What the dataset's key is made of: name → digest."""
     files: dict[str, str]
     """File name → digest of its bytes."""
-    dropped: tuple[Dropped, ...]
 
 
-def write_split(path: Path, examples: Sequence[Example]) -> None:
-    """Write one split: a column per field, options as JSON so that their order is kept."""
-    import pyarrow
+class Measured(NamedTuple):
+    """An example with its lengths in tokens of the base model."""
+
+    example: Example
+    prompt_tokens: int
+    gold_tokens: int
+
+
+def write_rows(path: Path, rows: Sequence[Measured], drops: Sequence[Drop] | None = None) -> None:
+    """Write rows as Parquet, the same bytes for the same rows: a column per field, options as JSON to keep their order.
+
+    Args:
+        drops: for dropped rows, why each one was dropped.
+    """
     import pyarrow.parquet
 
-    fields = list(Example.model_fields)
-    rows = [example.model_dump() | {"options": json.dumps(example.options)} for example in examples]
-    table = pyarrow.table({field: [row[field] for row in rows] for field in fields})
-    pyarrow.parquet.write_table(table, path)
+    columns: dict[str, list[Any]] = {
+        field: [getattr(row.example, field) for row in rows] for field in Example.model_fields
+    }
+    columns["options"] = [json.dumps(options, ensure_ascii=False) for options in columns["options"]]
+    columns |= {field: [getattr(row, field) for row in rows] for field in ("prompt_tokens", "gold_tokens")}
+    if drops is not None:
+        columns |= {field: [getattr(drop, field) for drop in drops] for field in Drop.model_fields}
+    table = pyarrow.table(columns, schema=_schema(with_drops=drops is not None))
+    pyarrow.parquet.write_table(table, path, compression="zstd")
+
+
+def _schema(*, with_drops: bool) -> "pyarrow.Schema":
+    """The columns' types: named, so that a column without a value has the same type as one with."""
+    import pyarrow
+
+    kinds: Mapping[str, Any] = {
+        "tolerance": pyarrow.float64(),
+        "limits": pyarrow.list_(pyarrow.float64()),
+        "prompt_tokens": pyarrow.int32(),
+        "gold_tokens": pyarrow.int32(),
+    }
+    names = [*Example.model_fields, "prompt_tokens", "gold_tokens", *(Drop.model_fields if with_drops else ())]
+    return pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
 
 
 def read_split(dataset: DatasetRef, split: Split, settings: Settings) -> list[Example]:
@@ -43,13 +80,41 @@ def read_split(dataset: DatasetRef, split: Split, settings: Settings) -> list[Ex
     Raises:
         NotFoundError: the dataset isn't on this disk.
     """
+    return [row.example for row in read_measured(dataset, split, settings)]
+
+
+def read_measured(dataset: DatasetRef, split: Split, settings: Settings) -> list[Measured]:
+    """Read one split with the rows' lengths.
+
+    Raises:
+        NotFoundError: the dataset isn't on this disk.
+    """
+    return [_measured(row) for row in _read(dataset, f"{split}.parquet", settings)]
+
+
+def read_dropped(dataset: DatasetRef, settings: Settings) -> list[tuple[Measured, Drop]]:
+    """Read the rows that were left out, each with the reason, in the source's order.
+
+    Raises:
+        NotFoundError: the dataset isn't on this disk.
+    """
+    rows = _read(dataset, DROPPED, settings)
+    return [(_measured(row), Drop(reason=row["reason"], detail=row["detail"])) for row in rows]
+
+
+def _read(dataset: DatasetRef, name: str, settings: Settings) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
-    path = settings.dataset(dataset.key) / f"{split}.parquet"
+    path = settings.dataset(dataset.key) / name
     if not path.is_file():
         raise NotFoundError(f"dataset {dataset.key} is not in {settings.root}: run `medgrpo prepare` first")
-    rows = pyarrow.parquet.read_table(path).to_pylist()
-    return [Example.model_validate(row | {"options": json.loads(row["options"])}) for row in rows]
+    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+def _measured(row: Mapping[str, Any]) -> Measured:
+    fields = {field: row[field] for field in Example.model_fields} | {"options": json.loads(row["options"])}
+    return Measured(Example.model_validate(fields), row["prompt_tokens"], row["gold_tokens"])
 
 
 def read_manifest(key: str, settings: Settings) -> Manifest | None:

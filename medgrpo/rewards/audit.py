@@ -138,8 +138,10 @@ def _honest_wrong(example: Example) -> str:
     if example.kind == "choice":
         answer = next(letter for letter in example.options if letter != example.gold)
     elif example.kind == "numeric":
-        gold = float(example.gold)
-        answer = f"{gold + abs(gold) + 10 * example.tolerance + 1:g}"
+        highest = example.limits[1] if example.limits else float(example.gold) + example.tolerance
+        answer = f"{highest + abs(highest) + 10 * example.tolerance + 1:g}"
+    elif example.kind == "date":
+        answer = next(day for day in ("01/01/1900", "01/02/1900") if not is_correct(day, example))
     else:
         answer = next(text for text in ("none of these", "something else") if not is_correct(text, example))
     assert not is_correct(answer, example)

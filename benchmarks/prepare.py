@@ -1,0 +1,154 @@
+"""How long `medgrpo prepare` takes, and how it grows with the rows. Written questions, real steps.
+
+    python benchmarks/prepare.py --rows 20000 200000
+
+Each size runs in a process of its own on an empty home folder. Rows have about 80 words of question, four options and 60
+words of reasoning; 3 % repeat another row, 3 % almost do, 0.5 % are questions of a benchmark of 5,000. The baseline is the
+smallest size: cost is linear where seconds per row stay the same.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from medgrpo.data.clinical import generate
+
+FUNCTION_WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "a",
+    "is",
+    "with",
+    "for",
+    "on",
+    "was",
+    "which",
+    "are",
+    "by",
+    "that",
+    "this",
+    "from",
+    "at",
+    "be",
+    "has",
+    "patient",
+    "after",
+]
+BENCHMARK_ROWS = 5000
+
+CONFIG = """
+name = "speed"
+[data]
+source = {{ kind = "file", path = "{folder}/rows.jsonl", example_kind = "choice", licence = "own", columns = {columns} }}
+benchmarks = [{{ kind = "file", path = "{folder}/benchmark.jsonl", example_kind = "choice", columns = {columns} }}]
+validation_rows = 500
+test_rows = 1000
+"""
+COLUMNS = (
+    '{ id = "id", question = "question", gold = "gold", options = "options", topic = "topic", reasoning = "reasoning" }'
+)
+
+
+def vocabulary() -> list[str]:
+    """The words of the built-in questions and of their reasoning, the frequent ones first."""
+    texts = (f"{example.question} {example.reasoning}" for example in generate(2000, 0, ()))
+    counts = Counter(word for text in texts for word in re.findall("[A-Za-z]{3,}", text.lower()))
+    return [word for word, _ in counts.most_common()]
+
+
+def sentence(chance: random.Random, words: list[str], length: int) -> str:
+    """Words of falling frequency, a third of them English function words, a number now and then."""
+    drawn = [words[int(len(words) * chance.random() ** 3)] for _ in range(length)]
+    for place in range(0, length, 3):
+        drawn[place] = chance.choice(FUNCTION_WORDS)
+    drawn[length // 2] = str(chance.randint(1, 200))
+    return " ".join(drawn)
+
+
+def question(number: int, chance: random.Random, words: list[str]) -> dict[str, object]:
+    """One row."""
+    return {
+        "id": f"q{number}",
+        "question": sentence(chance, words, chance.randint(40, 120)).capitalize() + "?",
+        "options": {letter: sentence(chance, words, chance.randint(3, 8)) for letter in "ABCD"},
+        "gold": chance.choice("ABCD"),
+        "topic": f"topic {number % 20}",
+        "reasoning": sentence(chance, words, 60),
+    }
+
+
+def questions(count: int, benchmark: list[dict[str, object]], words: list[str]) -> Iterator[dict[str, object]]:
+    """Rows, some of which repeat others."""
+    chance = random.Random(1)
+    row = question(0, chance, words)
+    for number in range(count):
+        kind = chance.random()
+        if kind < 0.03:
+            yield row | {"id": f"q{number}"}
+        elif kind < 0.06:
+            yield row | {"id": f"q{number}", "question": str(row["question"]).replace("?", " then?")}
+        elif kind < 0.065:
+            yield chance.choice(benchmark) | {"id": f"q{number}"}
+        else:
+            row = question(number, chance, words)
+            yield row
+
+
+def write(folder: Path, count: int) -> None:
+    """Write the rows, the benchmark and the config."""
+    words = vocabulary()
+    benchmark_chance = random.Random(2)
+    benchmark = [question(number, benchmark_chance, words) for number in range(BENCHMARK_ROWS)]
+    for name, rows in (("rows", questions(count, benchmark, words)), ("benchmark", iter(benchmark))):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    (folder / "config.toml").write_text(CONFIG.format(folder=folder, columns=COLUMNS), encoding="utf-8")
+
+
+def measure(count: int, home: Path) -> tuple[float, float]:
+    """Seconds and peak GiB of one `medgrpo prepare`."""
+    with tempfile.TemporaryDirectory(dir=home) as name:
+        folder = Path(name)
+        write(folder, count)
+        start = time.perf_counter()
+        command = [Path(sys.executable).with_name("medgrpo"), "prepare", folder / "config.toml"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(home))
+        seconds = time.perf_counter() - start
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Ours, with a home folder that holds the base model already."""
+    return os.environ | {"MEDGRPO_HOME": str(home / "home")}
+
+
+def main() -> None:
+    """Measure every size, smallest first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 200_000])
+    with tempfile.TemporaryDirectory() as name:
+        measure(2_500, Path(name))  # converts the base model, which isn't what is measured
+        print(f"{'rows':>8} {'seconds':>9} {'ms/row':>8} {'of baseline':>12} {'peak GiB':>9}")
+        baseline = 0.0
+        for count in sorted(parser.parse_args().rows):
+            seconds, peak = measure(count, Path(name))
+            baseline = baseline or seconds / count
+            ratio = seconds / count / baseline
+            print(f"{count:8} {seconds:9.1f} {1000 * seconds / count:8.3f} {ratio:12.2f} {peak:9.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Compare: which rows of a source are others than in a dataset that was prepared before."""
+
+from collections.abc import Mapping, Sequence
+
+from medgrpo.data.store import read_dropped, read_manifest, read_split
+from medgrpo.fingerprint import digest
+from medgrpo.settings import Settings
+from medgrpo.types import SPLITS
+
+NAMED = 5
+
+
+def describe_changes(key_before: str, rows: Mapping[str, str], settings: Settings) -> str:
+    """The rows that changed, came or went since a dataset was prepared; empty if it isn't on this disk any more.
+
+    Args:
+        rows: id → digest of the source's rows now.
+    """
+    manifest = read_manifest(key_before, settings)
+    if manifest is None:
+        return ""
+    dataset = manifest.dataset
+    examples = [example for split in SPLITS for example in read_split(dataset, split, settings)]
+    examples += [row.example for row, _ in read_dropped(dataset, settings)]
+    before = {example.id: digest(example) for example in examples}
+    told = [
+        _list("changed", [row for row in rows if row in before and rows[row] != before[row]]),
+        _list("new", [row for row in rows if row not in before]),
+        _list("gone", [row for row in before if row not in rows]),
+    ]
+    return "; ".join(text for text in told if text)
+
+
+def _list(what: str, ids: Sequence[str]) -> str:
+    """The first ids, as in `2 rows changed: 'a', 'b'`."""
+    if not ids:
+        return ""
+    more = ", …" if len(ids) > NAMED else ""
+    return f"{len(ids)} row{'s' if len(ids) > 1 else ''} {what}: {', '.join(map(repr, ids[:NAMED]))}{more}"

@@ -1,0 +1,160 @@
+"""Prepare: the right rows in the right splits, every other one with its reason, and a key that is the content."""
+
+import csv
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medgrpo.config import Config
+from medgrpo.data.prepare import prepare
+from medgrpo.data.store import read_dropped, read_manifest, read_split
+from medgrpo.errors import ConfigError, DataError, NotFoundError
+from medgrpo.settings import Settings
+from medgrpo.types import SPLITS, BaseRef, DatasetRef, DropReason
+
+COLUMNS = {"id": "id", "question": "q", "gold": "gold", "options": ["a", "b"]}
+Prepared = tuple[Config, BaseRef, DatasetRef, Settings]
+
+
+def _rows(count: int) -> list[dict[str, str]]:
+    return [
+        {"id": f"r{n}", "q": f"Is {n} an even number?", "a": "yes", "b": "no", "gold": "A" if n % 2 == 0 else "B"}
+        for n in range(count)
+    ]
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _config(source: Path | Mapping[str, Any], **data: Any) -> Config:
+    if isinstance(source, Path):
+        source = {"kind": "file", "path": str(source), "example_kind": "choice", "columns": COLUMNS, "licence": "own"}
+    held_out = {"validation_rows": 2, "test_rows": 3} | data
+    return Config.model_validate(
+        {"name": "test", "data": {"source": source, **held_out}, "policy": {"base": {"kind": "tiny"}}}
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, base: BaseRef) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    rows = [*_rows(12), {**_rows(1)[0], "id": "again"}, {**_rows(1)[0], "id": "long", "q": "word " * 400}]
+    settings = Settings(home=folder / "home")
+    config = _config(_write(folder / "rows.csv", rows), max_prompt_tokens=200)
+    return config, base, prepare(config, base, settings), settings
+
+
+def test_dropped_rows_are_kept_with_their_reason(prepared: Prepared) -> None:
+    _, _, dataset, settings = prepared
+    dropped = {row.example.id: (drop.reason, drop.detail) for row, drop in read_dropped(dataset, settings)}
+    assert dropped.keys() == {"again", "long"}
+    assert dropped["again"] == ("exact duplicate", "same question as row 'r0'")
+    assert dropped["long"][0] == "prompt too long"
+    assert "data.max_prompt_tokens = 200" in dropped["long"][1]
+    assert dataset.rows == {"train": 7, "validation": 2, "test": 3}
+
+
+def test_the_manifest_tells_where_rows_come_from_and_went(prepared: Prepared) -> None:
+    config, _, dataset, settings = prepared
+    manifest = read_manifest(dataset.key, settings)
+    assert manifest is not None
+    assert (manifest.origin.name, manifest.origin.licence) == (config.data.source.origin().name, "own")
+    assert (manifest.loaded, manifest.dropped) == (14, {"exact duplicate": 1, "prompt too long": 1})
+    assert set(manifest.files) == {"train.parquet", "validation.parquet", "test.parquet", "dropped.parquet"}
+
+
+def test_splits_share_no_row_and_keep_all(prepared: Prepared) -> None:
+    _, _, dataset, settings = prepared
+    ids = [example.id for split in SPLITS for example in read_split(dataset, split, settings)]
+    assert sorted(ids) == sorted(row["id"] for row in _rows(12))
+
+
+def test_two_homes_hold_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
+    config, base, dataset, settings = prepared
+    elsewhere = Settings(home=tmp_path)
+    assert prepare(config, base, elsewhere) == dataset
+    for path in settings.dataset(dataset.key).glob("*.*"):
+        assert path.read_bytes() == (elsewhere.dataset(dataset.key) / path.name).read_bytes(), path.name
+
+
+def test_one_character_changes_the_key_and_the_log_names_part_and_row(
+    prepared: Prepared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, base, dataset, settings = prepared
+    source = Path(config.data.source.origin().name)
+    text = source.read_text(encoding="utf-8")
+    assert prepare(config, base, settings) == dataset
+    try:
+        source.write_text(text.replace("Is 3 an even number?", "Is 3 an even numbers?"), encoding="utf-8")
+        with caplog.at_level(logging.INFO, logger="medgrpo"):
+            changed = prepare(config, base, settings)
+    finally:
+        source.write_text(text, encoding="utf-8")
+    assert changed.key != dataset.key
+    assert sum(changed.digests[split] != dataset.digests[split] for split in SPLITS) >= 1
+    assert "since these changed: rows" in caplog.text
+    assert "has 1 row changed: 'r3'" in caplog.text
+    assert prepare(config, base, settings) == dataset
+
+
+def test_a_damaged_dataset_is_made_again(prepared: Prepared) -> None:
+    config, base, dataset, settings = prepared
+    path = settings.dataset(dataset.key) / "test.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    assert read_manifest(dataset.key, settings) is None
+    assert prepare(config, base, settings) == dataset
+    assert path.read_bytes() == whole
+
+
+def test_too_few_rows_are_refused_with_what_became_of_them(tmp_path: Path, base: BaseRef) -> None:
+    rows = [*_rows(6), {**_rows(1)[0], "id": "again"}]
+    config = _config(_write(tmp_path / "rows.csv", rows))
+    with pytest.raises(DataError, match=r"6 usable questions of 7 \(1 dropped: exact duplicate\)"):
+        prepare(config, base, Settings(home=tmp_path / "home"))
+
+
+def test_a_dataset_that_is_not_here_is_named(tmp_path: Path) -> None:
+    absent = DatasetRef(key="nokey", name="x", rows={"test": 1}, digests={"test": "d"})
+    with pytest.raises(NotFoundError, match="nokey"):
+        read_split(absent, "test", Settings(home=tmp_path))
+
+
+def test_questions_of_a_benchmark_are_left_out(tmp_path: Path, base: BaseRef) -> None:
+    benchmark = {
+        "kind": "file",
+        "path": str(_write(tmp_path / "benchmark.csv", _rows(20)[4:6])),
+        "example_kind": "choice",
+        "columns": COLUMNS,
+    }
+    config = _config(_write(tmp_path / "rows.csv", _rows(20)), benchmarks=[benchmark])
+    settings = Settings(home=tmp_path / "home")
+    dataset = prepare(config, base, settings)
+    dropped = {row.example.id: drop.reason for row, drop in read_dropped(dataset, settings)}
+    assert dropped == {"r4": "benchmark overlap", "r5": "benchmark overlap"}
+
+
+def test_one_benchmark_twice_is_refused(tmp_path: Path, base: BaseRef) -> None:
+    path = _write(tmp_path / "rows.csv", _rows(20))
+    source = _config(path).data.source.model_dump()
+    with pytest.raises(ConfigError, match=r"data\.benchmarks: .*rows\.csv is there twice"):
+        prepare(_config(path, benchmarks=[source, source]), base, Settings(home=tmp_path / "home"))
+
+
+MEDQA = {"kind": "preset", "name": "medqa-4", "path": "medqa/dev_4options.jsonl"}
+MEDMCQA = {"kind": "preset", "name": "medmcqa", "path": "medmcqa/dev_first2000.jsonl"}
+HUATUO = {"kind": "preset", "name": "medical-o1-reasoning-sft", "path": "huatuo/demo_198.json"}
+"""Real sets: what prepare drops of them, and which checks report something, with how many rows."""
+REAL: dict[str, tuple[dict[str, Any], list[dict[str, Any]], int, dict[DropReason, int], dict[str, int]]] = {}
+
+
+def _at(shared: Path, source: dict[str, Any]) -> dict[str, Any]:
+    return source | {"path": str(shared / source["path"])}
