@@ -2,9 +2,9 @@
 
     python benchmarks/prepare.py --rows 20000 200000
 
-Each size runs in a process of its own on an empty home folder. Rows have about 80 words of question, four options and 60
-words of reasoning; 3 % repeat another row, 3 % almost do, 0.5 % are questions of a benchmark of 5,000. The baseline is the
-smallest size: cost is linear where seconds per row stay the same.
+Each size runs in a process of its own. Rows have about 80 words of question, four options and 60 words of reasoning;
+3 % repeat another row, 3 % almost do, 0.5 % are questions of a benchmark of 5,000. The baseline is the smallest size:
+cost is linear where seconds per row stay the same.
 """
 
 import argparse
@@ -52,14 +52,12 @@ BENCHMARK_ROWS = 5000
 CONFIG = """
 name = "speed"
 [data]
-source = {{ kind = "file", path = "{folder}/rows.jsonl", example_kind = "choice", licence = "own", columns = {columns} }}
-benchmarks = [{{ kind = "file", path = "{folder}/benchmark.jsonl", example_kind = "choice", columns = {columns} }}]
 validation_rows = 500
 test_rows = 1000
+source = {{ kind = "file", path = "{folder}/rows.jsonl", licence = "own", {read} }}
+benchmarks = [{{ kind = "file", path = "{folder}/benchmark.jsonl", {read} }}]
 """
-COLUMNS = (
-    '{ id = "id", question = "question", gold = "gold", options = "options", topic = "topic", reasoning = "reasoning" }'
-)
+COLUMNS = ("id", "question", "gold", "options", "topic", "reasoning")
 
 
 def vocabulary() -> list[str]:
@@ -115,7 +113,9 @@ def write(folder: Path, count: int) -> None:
     for name, rows in (("rows", questions(count, benchmark, words)), ("benchmark", iter(benchmark))):
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-    (folder / "config.toml").write_text(CONFIG.format(folder=folder, columns=COLUMNS), encoding="utf-8")
+    columns = ", ".join(f'{name} = "{name}"' for name in COLUMNS)
+    read = f'example_kind = "choice", columns = {{ {columns} }}'
+    (folder / "config.toml").write_text(CONFIG.format(folder=folder, read=read), encoding="utf-8")
 
 
 def measure(count: int, home: Path) -> tuple[float, float]:

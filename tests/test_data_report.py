@@ -40,11 +40,11 @@ def choice(n: int, gold: str = "A", topic: str = "heart", question: str = "", le
     options = {letter: f"option {letter}" for letter in letters}
     text = question or f"Is {n} even?"
     example = Example(id=f"c{n}", kind="choice", question=text, gold=gold, options=options, topic=topic)
-    return Measured(example, 10 + n, 3)
+    return Measured(example, f"digest {n}", 10 + n, 3)
 
 
 def number(n: int) -> Measured:
-    return Measured(Example(id=f"n{n}", kind="numeric", question="How much?", gold="7", topic="dose"), 30, 5)
+    return Measured(Example(id=f"n{n}", kind="numeric", question="How much?", gold="7", topic="dose"), f"digest of n{n}", 30, 5)
 
 
 ROWS: dict[Split, list[Measured]] = {

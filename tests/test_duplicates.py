@@ -126,12 +126,14 @@ def test_details_name_the_other_row() -> None:
     assert drops[2].detail == "similarity 0.90 to row 'a'"
 
 
-def test_a_contradiction_takes_the_whole_group() -> None:
-    rows = [choice(name, "Which?", "p", "q", gold=gold) for name, gold in zip("abc", "AAB", strict=True)]
+@pytest.mark.parametrize(("golds", "others"), [("AAB", "cca"), ("ABB", "baa"), ("ABA", "bab")])
+def test_a_contradiction_takes_the_whole_group(golds: str, others: str) -> None:
+    rows = [choice(name, "Which?", "p", "q", gold=gold) for name, gold in zip("abc", golds, strict=True)]
     drops = find_duplicates(rows, 0.85)
-    assert [drops[row].reason for row in range(3)] == ["contradiction"] * 3
-    assert drops[0].detail == drops[1].detail == "same question as row 'c', whose gold is 'q', not 'p'"
-    assert drops[2].detail == "same question as row 'a', whose gold is 'p', not 'q'"
+    for row, other in enumerate(others):
+        one, two = ("p", "q") if golds[row] == "B" else ("q", "p")
+        assert drops[row].reason == "contradiction"
+        assert drops[row].detail == f"same question as row '{other}', whose gold is '{one}', not '{two}'"
 
 
 @pytest.mark.parametrize(("similarity", "expected"), [(0.95, ["", ""]), (0.90, NEAR), (1.0, ["", ""])])
@@ -275,7 +277,9 @@ def test_words() -> None:
     assert option_text("Decreases in preload") == option_text("decrease in preload")
     assert negations(words("It isn't so, EXCEPT never")) == ["except", "never", "t"]
     assert word_ngrams(list("abcd"), 3) == ["a b c", "b c d"]
+    assert word_ngrams(list("abcd"), 3, mark="7") == ["7 a b c", "7 b c d"]
     assert word_ngrams(list("ab"), 3) == ["a b"]
+    assert word_ngrams([], 3) == word_ngrams([], 3, mark="7") == []
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pytest
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
 from medgrpo.data.store import read_dropped, read_manifest, read_split
-from medgrpo.errors import ConfigError, DataError, NotFoundError
+from medgrpo.data.validate import read_report, validate
+from medgrpo.errors import ConfigError, DataError, NotFoundError, ValidationFailed
 from medgrpo.settings import Settings
-from medgrpo.types import SPLITS, BaseRef, DatasetRef, DropReason
+from medgrpo.types import SPLITS, BaseRef, DatasetRef
 
 COLUMNS = {"id": "id", "question": "q", "gold": "gold", "options": ["a", "b"]}
 Prepared = tuple[Config, BaseRef, DatasetRef, Settings]
@@ -151,10 +152,71 @@ def test_one_benchmark_twice_is_refused(tmp_path: Path, base: BaseRef) -> None:
 
 MEDQA = {"kind": "preset", "name": "medqa-4", "path": "medqa/dev_4options.jsonl"}
 MEDMCQA = {"kind": "preset", "name": "medmcqa", "path": "medmcqa/dev_first2000.jsonl"}
+ANATOMY = {"kind": "preset", "name": "mmlu-anatomy", "path": "mmlu/anatomy_test.csv"}
+CLINICAL = {"kind": "preset", "name": "mmlu-clinical-knowledge", "path": "mmlu/clinical_knowledge_test.csv"}
+PUBMEDQA = {"kind": "preset", "name": "pubmedqa", "path": "pubmedqa/pqal_train500.json"}
+MEDCALC = {"kind": "preset", "name": "medcalc", "path": "medcalc/one_shot_55.csv"}
 HUATUO = {"kind": "preset", "name": "medical-o1-reasoning-sft", "path": "huatuo/demo_198.json"}
-"""Real sets: what prepare drops of them, and which checks report something, with how many rows."""
-REAL: dict[str, tuple[dict[str, Any], list[dict[str, Any]], int, dict[DropReason, int], dict[str, int]]] = {}
+VERIFIABLE = HUATUO | {"name": "medical-o1-verifiable-problem"}
+LEAKED = ["44", "56", "85", "93", "194"]
+"""Rows of the Huatuo file that are questions of the MedQA (four) and MedMCQA (one) files."""
 
 
-def _at(shared: Path, source: dict[str, Any]) -> dict[str, Any]:
-    return source | {"path": str(shared / source["path"])}
+@pytest.mark.parametrize(
+    ("source", "benchmarks", "rows", "dropped", "failed", "majority"),
+    [
+        (MEDQA, [MEDMCQA, ANATOMY, CLINICAL], 1272, {}, {}, 352 / 1272),
+        (
+            MEDMCQA,
+            [MEDQA, ANATOMY, CLINICAL],
+            2000,
+            {"exact duplicate": 7, "near duplicate": 2},
+            {"options_distinct": 13, "no_exact_duplicate": 7, "no_near_duplicate": 2},
+            635 / 1991,
+        ),
+        (PUBMEDQA, [MEDQA], 500, {}, {"label_balance": 1}, 276 / 500),
+        (ANATOMY, [MEDMCQA], 135, {}, {}, 45 / 135),
+        (CLINICAL, [MEDMCQA], 265, {}, {}, 79 / 265),
+        (MEDCALC, [MEDQA], 55, {}, {}, 3 / 55),
+        (
+            HUATUO,
+            [MEDQA, MEDMCQA, PUBMEDQA],
+            198,
+            {"benchmark overlap": 5},
+            {"gold_fits_completion": 192, "no_benchmark_overlap": 5},
+            1 / 193,
+        ),
+        (VERIFIABLE, [MEDQA, MEDMCQA], 198, {"benchmark overlap": 5}, {"no_benchmark_overlap": 5}, 2 / 193),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) and "name" in value else None,
+)
+def test_real_sets_show_their_real_defects(
+    shared_data: Path,
+    tmp_path: Path,
+    base: BaseRef,
+    source: dict[str, Any],
+    benchmarks: list[dict[str, Any]],
+    rows: int,
+    dropped: dict[str, int],
+    failed: dict[str, int],
+    majority: float,
+) -> None:
+    def at(preset: dict[str, Any]) -> dict[str, Any]:
+        return preset | {"path": str(shared_data / preset["path"])}
+
+    config = _config(at(source), benchmarks=[at(each) for each in benchmarks], max_prompt_tokens=100_000)
+    settings = Settings(home=tmp_path)
+    dataset = prepare(config, base, settings)
+    manifest = read_manifest(dataset.key, settings)
+    assert manifest is not None
+    assert (manifest.loaded, manifest.dropped) == (rows, dropped)
+    try:
+        validate(config, dataset, settings)
+    except ValidationFailed:
+        assert source is MEDMCQA, "only its repeated options stop a run"
+    report = read_report(config, dataset, settings)
+    assert report is not None
+    assert {result.name: result.bad_count for result in report.results if not result.success} == failed
+    assert report.majority_accuracy == pytest.approx(majority)
+    if source in (HUATUO, VERIFIABLE):
+        assert [row.example.id for row, _ in read_dropped(dataset, settings)] == LEAKED

@@ -68,7 +68,7 @@ def test_severities_are_the_configs(tmp_path: Path, base: BaseRef) -> None:
     assert _failed(validate(config, dataset, settings)) == {"no_patient_data": {"r20"}}
     stricter = milder | {"severities": {"no_patient_data": "warning", "no_exact_duplicate": "critical"}}
     config, dataset, settings = _prepared(tmp_path, base, [*rows, _row(1, id="again")], **stricter)
-    with pytest.raises(ValidationFailed, match="no_exact_duplicate.*'again'"):
+    with pytest.raises(ValidationFailed, match=r"no_exact_duplicate.*'again'"):
         validate(config, dataset, settings)
 
 

@@ -1,9 +1,7 @@
 """Columns: which column holds which part of an example, and how raw rows become examples through that map."""
 
-import gc
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast, get_args
 
 from pydantic import ValidationError
@@ -72,28 +70,6 @@ def read_examples(
         DataError: there is no row, a mapped column is in no row, or values are not what their parts need: all faulty
             rows in one message.
     """
-    with _collector_paused():
-        return _read_examples(rows, columns, kind, origin, citation, limit)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without the cycle collector, which would look through all rows again and again, for half of the time.
-
-    Rows and examples hold no cycles.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _read_examples(
-    rows: Iterable[RawRow], columns: ColumnMap, kind: Kind, origin: str, citation: str, limit: int
-) -> list[Example]:
     labels, faults = Labels(columns.label_base), list[tuple[int, str]]()
     drafts = _read_drafts(rows, columns, kind, origin, limit, labels, faults)
     try:

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from medgrpo.data.store import read_dropped, read_manifest, read_split
-from medgrpo.fingerprint import digest
+from medgrpo.data.store import read_digests, read_manifest
 from medgrpo.settings import Settings
-from medgrpo.types import SPLITS
 
 NAMED = 5
 
@@ -19,10 +17,7 @@ def describe_changes(key_before: str, rows: Mapping[str, str], settings: Setting
     manifest = read_manifest(key_before, settings)
     if manifest is None:
         return ""
-    dataset = manifest.dataset
-    examples = [example for split in SPLITS for example in read_split(dataset, split, settings)]
-    examples += [row.example for row, _ in read_dropped(dataset, settings)]
-    before = {example.id: digest(example) for example in examples}
+    before = read_digests(manifest.dataset, settings)
     told = [
         _list("changed", [row for row in rows if row in before and rows[row] != before[row]]),
         _list("new", [row for row in rows if row not in before]),

@@ -87,7 +87,7 @@ def _judge(group: Sequence[int], examples: Sequence[Example]) -> dict[int, Drop]
     if clash is None:
         return {row: _drop_exact(examples[group[0]]) for row in group[1:]}
     one, other = clash
-    return {row: _drop_contradiction(examples[row], other if examples[row] is one else one) for row in group}
+    return {row: _drop_contradiction(examples[row], one if _exclude(examples[row], one) else other) for row in group}
 
 
 def _drop_exact(first: Example) -> Drop:
@@ -160,7 +160,7 @@ def _with_likely_partner(
         """Each row's shingles, marked with its group, so that rows of two groups have nothing in common."""
         for number, group in enumerate(groups):
             for row in group:
-                yield [f"{number} {shingle}" for shingle in _shingles(examples[row])]
+                yield word_ngrams(_text(examples[row]), _SHINGLE, mark=str(number))
 
     matrix = RMinHash.digest_matrix_from_token_sets(marked(), _PERMUTATIONS, _SEED)
     lsh = RMinHashLSH(similarity, _PERMUTATIONS, bands(similarity))

@@ -1,4 +1,4 @@
-"""Facts: what the checks look at, a row per source row. A text fact is empty where all is well, else says what isn't."""
+"""Facts about rows, which the checks look at. A text fact is empty where all is well, and else says what isn't."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,13 +11,15 @@ from medgrpo.data.encoding import damage
 from medgrpo.data.language import foreign
 from medgrpo.data.patient_data import describe, mask
 from medgrpo.data.store import Measured, read_dropped, read_measured
-from medgrpo.data.words import words
+from medgrpo.data.words import normalised, stable_hash
 from medgrpo.settings import Settings
 from medgrpo.types import SPLITS, DatasetRef, Drop, DropReason, Example, Origin, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CHUNK = 10_000
+"""Rows whose facts are found at once."""
 DROP_CHECKS: dict[DropReason, CheckName] = {
     "exact duplicate": "no_exact_duplicate",
     "near duplicate": "no_near_duplicate",
@@ -39,13 +41,37 @@ DESCRIBED: tuple[CheckName, ...] = (
 
 def row_facts(config: Config, dataset: DatasetRef, settings: Settings) -> "pd.DataFrame":
     """Facts of all source rows: of the dropped ones only their id and why they were dropped."""
+    import joblib
     import pandas as pd
 
-    kept = [(split, row) for split in SPLITS for row in read_measured(dataset, split, settings)]
-    trained = {_key(row.example) for split, row in kept if split == "train"}
-    facts = [_of_kept(row, split, config.data.language, trained) for split, row in kept]
-    facts += [_of_dropped(row, drop) for row, drop in read_dropped(dataset, settings)]
-    return pd.DataFrame(facts)
+    chunks = [(split, start) for split in SPLITS for start in range(0, dataset.rows[split], CHUNK)]
+    # One process a core, but none for what is sooner done than a process has started.
+    workers = joblib.Parallel(n_jobs=-1 if len(chunks) > len(SPLITS) else 1)
+    kept = workers(
+        joblib.delayed(_of_chunk)(dataset, split, start, config.data.language, settings) for split, start in chunks
+    )
+    dropped = [_of_dropped(row, drop) for row, drop in read_dropped(dataset, settings)]
+    rows = pd.concat([*kept, pd.DataFrame(dropped)], ignore_index=True)
+    return _with_leaks(rows)
+
+
+def _of_chunk(
+    dataset: DatasetRef, split: Split, start: int, expected_language: str, settings: Settings
+) -> "pd.DataFrame":
+    """Facts of some rows of a split; apart from the others, so that another process can find them."""
+    import pandas as pd
+
+    rows = read_measured(dataset, split, settings, start, CHUNK)
+    return pd.DataFrame([_of_kept(row, split, expected_language) for row in rows])
+
+
+def _with_leaks(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows with the fact that looks at two splits at once: which held-out questions are trained on."""
+    trained = rows.loc[rows["split"] == "train", "words"]
+    leaks = rows["words"].isin(trained) & rows["split"].isin(["validation", "test"])
+    rows["no_held_out_leak"] = rows["words"].isna().map({True: None, False: ""})
+    rows.loc[leaks, "no_held_out_leak"] = "a train row has the same question"
+    return rows
 
 
 def set_facts(origin: Origin, rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -63,11 +89,13 @@ def majority_accuracy(rows: "pd.DataFrame") -> float:
     return float(rows["gold"].value_counts(normalize=True).max())
 
 
-def _of_kept(row: Measured, split: Split, expected_language: str, trained: set[str]) -> dict[str, Any]:
+def _of_kept(row: Measured, split: Split, expected_language: str) -> dict[str, Any]:
     example = row.example
     all_text = "\n".join(_texts(example))
     return {
         "id": example.id,
+        "split": split,
+        "words": _words(example),
         "kind": example.kind,
         "gold": example.gold,
         "question_length": len(example.question),
@@ -75,7 +103,6 @@ def _of_kept(row: Measured, split: Split, expected_language: str, trained: set[s
         "option_count": len(example.options) if example.kind == "choice" else None,
         "options_distinct": _repeated_option(example),
         "gold_provable": _unproven(example),
-        "no_held_out_leak": "a train row has the same question" if _leaks(example, split, trained) else "",
         "no_patient_data": describe(all_text),
         "text_intact": damage(all_text),
         "language": foreign(example.question, expected_language) if expected_language else "",
@@ -89,24 +116,14 @@ def _of_dropped(row: Measured, drop: Drop) -> dict[str, Any]:
 
 
 def _texts(example: Example) -> Iterator[str]:
-    yield from (
-        example.id,
-        example.question,
-        example.gold,
-        *example.options.values(),
-        example.reasoning,
-        example.original,
-    )
+    yield from (example.id, example.question, example.gold, example.reasoning, example.original)
+    yield from example.options.values()
 
 
-def _key(example: Example) -> str:
-    return " ".join(
-        [*words(example.question), "|", *sorted(" ".join(words(text)) for text in example.options.values())]
-    )
-
-
-def _leaks(example: Example, split: Split, trained: set[str]) -> bool:
-    return split != "train" and _key(example) in trained
+def _words(example: Example) -> bytes:
+    """What two rows with the same question and options have in common."""
+    options = sorted(normalised(text) for text in example.options.values())
+    return stable_hash("\n".join([normalised(example.question), *options]))
 
 
 def _repeated_option(example: Example) -> str:

@@ -1,5 +1,6 @@
 """How long prompts and golds are in tokens of the base model."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -48,6 +49,7 @@ def _bounded(text: str) -> str:
 
 
 def _tokenizer(base: BaseRef) -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # all cores, which it isn't by default
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)

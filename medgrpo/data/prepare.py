@@ -10,6 +10,7 @@ from pathlib import Path
 from medgrpo.changes import note_key
 from medgrpo.config import Config
 from medgrpo.data.checks import MAX_CHARACTERS
+from medgrpo.data.collector import collector_paused
 from medgrpo.data.compare import describe_changes
 from medgrpo.data.duplicates import find_duplicates
 from medgrpo.data.lengths import gold_lengths, prompt_lengths
@@ -39,7 +40,7 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
         ConfigError: a hub source has no pinned revision.
         DataError: the source can't be read, or too few usable rows are left.
     """
-    with phases("preparing", 6) as next_phase:
+    with collector_paused(), phases("preparing", 6) as next_phase:
         next_phase("reading the source")
         examples = config.data.source.load(config.seed)
         next_phase("reading the benchmarks")
@@ -54,10 +55,10 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
         next_phase("comparing with the benchmarks")
         drops |= find_overlaps(examples, benchmarks) | drops  # a duplicate stays called one
         next_phase("measuring the prompts")
-        rows = _measure(examples, config, base)
+        rows = _measure(examples, digests, config, base)
         drops |= _too_long(rows, config.data.max_prompt_tokens) | drops
         next_phase("writing")
-        splits = _split(rows, digests, drops, config)
+        splits = _split(rows, drops, config)
         dataset = _store(config, key, parts, splits, [(rows[place], drops[place]) for place in sorted(drops)], settings)
     _tell(drops, examples)
     return dataset
@@ -97,9 +98,9 @@ def _digest_all(benchmarks: Mapping[str, Sequence[Example]]) -> str:
     return digest({name: [digest(example) for example in examples] for name, examples in benchmarks.items()})
 
 
-def _measure(examples: Sequence[Example], config: Config, base: BaseRef) -> list[Measured]:
-    prompts = prompt_lengths(examples, config.prompt, base)
-    return [Measured(*row) for row in zip(examples, prompts, gold_lengths(examples, base), strict=True)]
+def _measure(examples: Sequence[Example], digests: Sequence[str], config: Config, base: BaseRef) -> list[Measured]:
+    prompts, golds = prompt_lengths(examples, config.prompt, base), gold_lengths(examples, base)
+    return [Measured(*row) for row in zip(examples, digests, prompts, golds, strict=True)]
 
 
 def _too_long(rows: Sequence[Measured], limit: int) -> Dropped:
@@ -111,10 +112,8 @@ def _too_long(rows: Sequence[Measured], limit: int) -> Dropped:
     }
 
 
-def _split(
-    rows: Sequence[Measured], digests: Sequence[str], drops: Dropped, config: Config
-) -> dict[Split, list[Measured]]:
-    kept = [place for place in range(len(rows)) if place not in drops]
+def _split(rows: Sequence[Measured], drops: Dropped, config: Config) -> dict[Split, list[Measured]]:
+    kept = [row for place, row in enumerate(rows) if place not in drops]
     held_out: dict[Split, int] = {"validation": config.data.validation_rows, "test": config.data.test_rows}
     needed = sum(held_out.values()) + config.grpo.prompts_per_step
     if len(kept) < needed:
@@ -125,9 +124,9 @@ def _split(
             f"grpo.prompts_per_step = {needed}: give more questions or hold out fewer"
         )
     return split_rows(
-        [rows[place] for place in kept],
-        topics=[rows[place].example.topic for place in kept],
-        digests=[digests[place] for place in kept],
+        kept,
+        topics=[row.example.topic for row in kept],
+        digests=[row.digest for row in kept],
         held_out=held_out,
         seed=config.seed,
     )
@@ -146,7 +145,7 @@ def _store(
         key=key,
         name=config.name,
         rows={split: len(splits[split]) for split in SPLITS},
-        digests={split: digest([digest(row.example) for row in splits[split]]) for split in SPLITS},
+        digests={split: digest([row.digest for row in splits[split]]) for split in SPLITS},
     )
     target = settings.dataset(key)
     target.parent.mkdir(parents=True, exist_ok=True)

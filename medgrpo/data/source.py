@@ -21,7 +21,7 @@ class Source(Frozen):
         raise NotImplementedError
 
     def pinned(self) -> Self:
-        """This source with everything resolved that could change in place; most sources are so already.
+        """The same source with everything resolved that could change in place; most are so already.
 
         Raises:
             DataError: what is to be pinned can't be found.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from medgrpo.errors import NotFoundError
 from medgrpo.fingerprint import file_digest
 from medgrpo.settings import Settings
-from medgrpo.types import DatasetRef, Drop, DropReason, Example, Frozen, Origin, Split
+from medgrpo.types import SPLITS, DatasetRef, Drop, DropReason, Example, Frozen, Origin, Split
 
 if TYPE_CHECKING:
     import pyarrow
@@ -34,11 +34,15 @@ class Manifest(Frozen):
 
 
 class Measured(NamedTuple):
-    """An example with its lengths in tokens of the base model."""
+    """An example with what is counted of it once: its content's digest, and its lengths in tokens of the base model."""
 
     example: Example
+    digest: str
     prompt_tokens: int
     gold_tokens: int
+
+
+MEASURES = ("digest", "prompt_tokens", "gold_tokens")
 
 
 def write_rows(path: Path, rows: Sequence[Measured], drops: Sequence[Drop] | None = None) -> None:
@@ -53,7 +57,7 @@ def write_rows(path: Path, rows: Sequence[Measured], drops: Sequence[Drop] | Non
         field: [getattr(row.example, field) for row in rows] for field in Example.model_fields
     }
     columns["options"] = [json.dumps(options, ensure_ascii=False) for options in columns["options"]]
-    columns |= {field: [getattr(row, field) for row in rows] for field in ("prompt_tokens", "gold_tokens")}
+    columns |= {field: [getattr(row, field) for row in rows] for field in MEASURES}
     if drops is not None:
         columns |= {field: [getattr(drop, field) for drop in drops] for field in Drop.model_fields}
     table = pyarrow.table(columns, schema=_schema(with_drops=drops is not None))
@@ -70,7 +74,7 @@ def _schema(*, with_drops: bool) -> "pyarrow.Schema":
         "prompt_tokens": pyarrow.int32(),
         "gold_tokens": pyarrow.int32(),
     }
-    names = [*Example.model_fields, "prompt_tokens", "gold_tokens", *(Drop.model_fields if with_drops else ())]
+    names = [*Example.model_fields, *MEASURES, *(Drop.model_fields if with_drops else ())]
     return pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
 
 
@@ -83,13 +87,19 @@ def read_split(dataset: DatasetRef, split: Split, settings: Settings) -> list[Ex
     return [row.example for row in read_measured(dataset, split, settings)]
 
 
-def read_measured(dataset: DatasetRef, split: Split, settings: Settings) -> list[Measured]:
-    """Read one split with the rows' lengths.
+def read_measured(
+    dataset: DatasetRef, split: Split, settings: Settings, start: int = 0, count: int | None = None
+) -> list[Measured]:
+    """Read rows of one split with their measures.
+
+    Args:
+        start: the first row.
+        count: how many; None: all that follow.
 
     Raises:
         NotFoundError: the dataset isn't on this disk.
     """
-    return [_measured(row) for row in _read(dataset, f"{split}.parquet", settings)]
+    return [_measured(row) for row in _read(dataset, f"{split}.parquet", settings).slice(start, count).to_pylist()]
 
 
 def read_dropped(dataset: DatasetRef, settings: Settings) -> list[tuple[Measured, Drop]]:
@@ -98,23 +108,35 @@ def read_dropped(dataset: DatasetRef, settings: Settings) -> list[tuple[Measured
     Raises:
         NotFoundError: the dataset isn't on this disk.
     """
-    rows = _read(dataset, DROPPED, settings)
+    rows = _read(dataset, DROPPED, settings).to_pylist()
     return [(_measured(row), Drop(reason=row["reason"], detail=row["detail"])) for row in rows]
 
 
-def _read(dataset: DatasetRef, name: str, settings: Settings) -> list[dict[str, Any]]:
+def read_digests(dataset: DatasetRef, settings: Settings) -> dict[str, str]:
+    """Id → digest of all rows that the source had, the dropped ones too.
+
+    Raises:
+        NotFoundError: the dataset isn't on this disk.
+    """
+    found: dict[str, str] = {}
+    for name in (*(f"{split}.parquet" for split in SPLITS), DROPPED):
+        table = _read(dataset, name, settings, columns=["id", "digest"])
+        found |= zip(*(table[column].to_pylist() for column in ("id", "digest")), strict=True)
+    return found
+
+
+def _read(dataset: DatasetRef, name: str, settings: Settings, columns: list[str] | None = None) -> "pyarrow.Table":
     import pyarrow.parquet
 
     path = settings.dataset(dataset.key) / name
     if not path.is_file():
         raise NotFoundError(f"dataset {dataset.key} is not in {settings.root}: run `medgrpo prepare` first")
-    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    return rows
+    return pyarrow.parquet.read_table(path, columns=columns)
 
 
 def _measured(row: Mapping[str, Any]) -> Measured:
     fields = {field: row[field] for field in Example.model_fields} | {"options": json.loads(row["options"])}
-    return Measured(Example.model_validate(fields), row["prompt_tokens"], row["gold_tokens"])
+    return Measured(Example.model_validate(fields), *(row[measure] for measure in MEASURES))
 
 
 def read_manifest(key: str, settings: Settings) -> Manifest | None:

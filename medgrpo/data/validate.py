@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from medgrpo.config import Config
+from medgrpo.data.collector import collector_paused
 from medgrpo.data.store import read_manifest
 from medgrpo.errors import NotFoundError, ValidationFailed
 from medgrpo.fingerprint import write_whole
@@ -27,7 +28,8 @@ def validate(
     """
     report = read_report(config, dataset, settings)
     if report is None or data_docs is not None:
-        report = _check(config, dataset, settings, data_docs)
+        with collector_paused():
+            report = _check(config, dataset, settings, data_docs)
     if failures := report.critical_failures:
         lines = "\n".join(f"  {describe(failure)}" for failure in failures)
         page = report_folder(config, dataset, settings) / "report.html"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from itertools import repeat
 from unicodedata import normalize
 
 from medgrpo.types import Example
@@ -54,11 +55,11 @@ def negations(text_words: Iterable[str]) -> list[str]:
     return sorted(filter(_NEGATIONS.__contains__, text_words))
 
 
-def word_ngrams(text_words: Sequence[str], n: int) -> list[str]:
-    """Every run of `n` words; all the words when there are fewer."""
-    if 0 < len(text_words) <= n:
-        return [" ".join(text_words)]
-    return list(map(" ".join, zip(*(text_words[start:] for start in range(n)), strict=False)))
+def word_ngrams(text_words: Sequence[str], n: int, mark: str = "") -> list[str]:
+    """Every run of `n` words, after the mark; all the words when there are fewer."""
+    marks = [repeat(mark)] if mark else []
+    runs = zip(*marks, *(text_words[start:] for start in range(min(n, len(text_words)))), strict=False)
+    return list(map(" ".join, runs)) if text_words else []
 
 
 def is_generic(option: str) -> bool:
