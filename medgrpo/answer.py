@@ -130,9 +130,20 @@ def _judge_numeric(answer: str, example: Example) -> bool:
     unit = _words(match[2])
     if unit and unit != _words(example.unit):
         return False
-    number, gold = float(match[1].replace(",", "")), float(example.gold)
+    number, gold = read_number(match[1]), read_number(example.gold)
     lowest, highest = example.limits or (gold - example.tolerance, gold + example.tolerance)
     return lowest - 1e-9 <= number <= highest + 1e-9
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, alone, as a numeric gold must be; thousands may have commas."""
+    match = _NUMBER.fullmatch(text)
+    return match is not None and not match[2]
+
+
+def read_number(text: str) -> float:
+    """The number that a numeric gold is."""
+    return float(text.replace(",", ""))
 
 
 def _judge_date(answer: str, example: Example) -> bool:

@@ -44,7 +44,9 @@ def choice(n: int, gold: str = "A", topic: str = "heart", question: str = "", le
 
 
 def number(n: int) -> Measured:
-    return Measured(Example(id=f"n{n}", kind="numeric", question="How much?", gold="7", topic="dose"), f"digest of n{n}", 30, 5)
+    return Measured(
+        Example(id=f"n{n}", kind="numeric", question="How much?", gold="7", topic="dose"), f"digest of n{n}", 30, 5
+    )
 
 
 ROWS: dict[Split, list[Measured]] = {

@@ -196,7 +196,7 @@ def test_only_the_first_rows_are_read_where_a_limit_is_set(tmp_path: Path) -> No
         ("5\u00a0mg\u202fof\u2009x\u3000y", "5 mg of x y"),
         ("e\u0301t\u00e9", "\u00e9t\u00e9"),
         ("in\u200bvis\u00adible\ufeff\u202e", "invisible"),
-        ("a\x00b\x07c\x7f\x9fd", "abcd"),
+        ("patient\x92s", "patient\x92s"),
         ("a\tb\x0bc\x0cd\x85e\u2028f", "a\tb\nc\nd\ne\nf"),
         ("37 \u00b0C \u2265 \u03bcg/dL", "37 \u00b0C \u2265 \u03bcg/dL"),
         ("e\u200b\u0301", "\u00e9"),

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from medgrpo.data.formats import RawRow
 from medgrpo.data.labels import LETTERS, Labels
 from medgrpo.data.normalise import normalise
+from medgrpo.data.patient_data import shown
 from medgrpo.errors import DataError
 from medgrpo.types import Example, Frozen, Kind
 
@@ -166,10 +167,8 @@ def _finish(draft: dict[str, Any], labels: Labels, citation: str) -> Example:
         stated, options = draft.pop("gold_text"), draft["options"]
         gold = draft["gold"] = labels.letter(draft["gold"], options)
         if stated and gold and options.get(gold) != stated:
-            raise ValueError(
-                f"the gold is option {gold}, {options.get(gold, '')[:60]!r}, but its text is given as {stated[:60]!r}: "
-                "are the labels shifted?"
-            )
+            named = f"the gold is option {gold}, {shown(options.get(gold, ''))!r}"
+            raise ValueError(f"{named}, but its text is given as {shown(stated)!r}: are the labels shifted?")
     try:
         return Example(citation=citation, **draft)
     except ValidationError as error:
@@ -190,7 +189,7 @@ def _text(values: Mapping[str, Any], column: str) -> str:
     if value is None or value != value:  # noqa: PLR0124 (NaN, of whatever type, is what differs from itself)
         return ""
     if isinstance(value, dict | list | tuple | bytes):
-        told = f"column {column!r} holds a {type(value).__name__}, not a text: {str(value)[:60]}"
+        told = f"column {column!r} holds a {type(value).__name__}, not a text: {shown(str(value))}"
         raise ValueError(told)  # noqa: TRY004 (the row is faulty, not the call)
     return str(value)
 
@@ -204,7 +203,7 @@ def _number(values: Mapping[str, Any], column: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"column {column!r}: {text[:60]!r} is no number")
+        raise ValueError(f"column {column!r}: {shown(text)!r} is no number")
     return number
 
 
@@ -222,7 +221,7 @@ def _limits(values: Mapping[str, Any], columns: ColumnMap) -> tuple[float, float
 def _kind(values: Mapping[str, Any], column: str, default: Kind) -> Kind:
     text = _text(values, column)
     if text and text not in KINDS:
-        raise ValueError(f"column {column!r}: {text[:60]!r} is none of {', '.join(sorted(KINDS))}")
+        raise ValueError(f"column {column!r}: {shown(text)!r} is none of {', '.join(sorted(KINDS))}")
     return cast(Kind, text or default)
 
 
@@ -233,7 +232,7 @@ def _options(values: Mapping[str, Any], columns: str | tuple[str, ...]) -> dict[
         if isinstance(value, Mapping):
             return _lettered(value)
         if not isinstance(value, list | tuple):
-            raise ValueError(f"the options are neither letters with texts nor a list: {str(value)[:60]!r}")  # noqa: TRY004
+            raise ValueError(f"the options are neither letters with texts nor a list: {shown(str(value))!r}")  # noqa: TRY004
         texts = [_text({columns: text}, columns) for text in value]
     else:
         texts = [_text(values, column) for column in columns]
@@ -250,13 +249,13 @@ def _lettered(value: Mapping[str, Any]) -> dict[str, str]:
     """Options that come with their letters; one without a text isn't there."""
     options = {str(letter).strip().upper(): _text(value, letter) for letter in value}
     if unknown := [letter for letter in options if letter not in LETTERS or len(letter) != 1]:
-        raise ValueError(f"option {unknown[0][:60]!r} is called neither A nor by a letter up to {LETTERS[-1]}")
+        raise ValueError(f"option {shown(unknown[0])!r} is called neither A nor by a letter up to {LETTERS[-1]}")
     return {letter: text for letter, text in options.items() if text}
 
 
 def _name(number: int, place: str, id_: str) -> str:
     """How a message names a row: its place, and its id where it has one of its own."""
-    return f"{place} (id {id_[:60]!r})" if id_ not in ("", str(number)) else place
+    return f"{place} (id {shown(id_)!r})" if id_ not in ("", str(number)) else place
 
 
 def _refuse(origin: str, faults: list[tuple[int, str]]) -> None:

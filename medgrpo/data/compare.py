@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from medgrpo.data.patient_data import mask
 from medgrpo.data.store import read_digests, read_manifest
 from medgrpo.settings import Settings
 
@@ -30,5 +31,5 @@ def _list(what: str, ids: Sequence[str]) -> str:
     """The first ids, as in `2 rows changed: 'a', 'b'`."""
     if not ids:
         return ""
-    more = ", …" if len(ids) > NAMED else ""
-    return f"{len(ids)} row{'s' if len(ids) > 1 else ''} {what}: {', '.join(map(repr, ids[:NAMED]))}{more}"
+    named = ", ".join(repr(mask(row)) for row in ids[:NAMED])
+    return f"{len(ids)} row{'s' if len(ids) > 1 else ''} {what}: {named}{', …' if len(ids) > NAMED else ''}"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
 from medgrpo.answer import is_correct
+from medgrpo.data.patient_data import mask, shown
 from medgrpo.data.words import (
     negations,
     normalised,
@@ -91,11 +92,12 @@ def _judge(group: Sequence[int], examples: Sequence[Example]) -> dict[int, Drop]
 
 
 def _drop_exact(first: Example) -> Drop:
-    return Drop(reason="exact duplicate", detail=f"same question as row '{first.id}'")
+    return Drop(reason="exact duplicate", detail=f"same question as row '{mask(first.id)}'")
 
 
 def _drop_contradiction(example: Example, other: Example) -> Drop:
-    detail = f"same question as row '{other.id}', whose gold is '{other.gold_text}', not '{example.gold_text}'"
+    golds = f"whose gold is '{shown(other.gold_text)}', not '{shown(example.gold_text)}'"
+    detail = f"same question as row '{mask(other.id)}', {golds}"
     return Drop(reason="contradiction", detail=detail)
 
 
@@ -195,7 +197,7 @@ def _verified(rows: Iterable[int], examples: Sequence[Example], similarity: floa
         candidates = {other for shingle in rarest for other in found_under[shingle]}
         best, other = max(((_jaccard(shingles, sets[o]), -o) for o in candidates), default=(0.0, 0))
         if best >= similarity:
-            detail = f"similarity {best:.2f} to row '{examples[-other].id}'"
+            detail = f"similarity {best:.2f} to row '{mask(examples[-other].id)}'"
             drops[row] = Drop(reason="near duplicate", detail=detail)
         else:
             for shingle in rarest:

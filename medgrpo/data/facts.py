@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from medgrpo.answer import is_correct, parse, render_gold
+from medgrpo.answer import is_correct, is_number, parse, render_gold
 from medgrpo.config import Config
 from medgrpo.data.checks import CheckName
 from medgrpo.data.encoding import damage
 from medgrpo.data.language import foreign
-from medgrpo.data.patient_data import describe, mask
+from medgrpo.data.patient_data import describe, mask, shown
 from medgrpo.data.store import Measured, read_dropped, read_measured
-from medgrpo.data.words import normalised, stable_hash
+from medgrpo.data.words import normalised, numbers, stable_hash
 from medgrpo.settings import Settings
 from medgrpo.types import SPLITS, DatasetRef, Drop, DropReason, Example, Origin, Split
 
@@ -104,7 +104,7 @@ def _of_kept(row: Measured, split: Split, expected_language: str) -> dict[str, A
         "options_distinct": _repeated_option(example),
         "gold_provable": _unproven(example),
         "no_patient_data": describe(all_text),
-        "text_intact": damage(all_text),
+        "text_intact": _damage(all_text),
         "language": foreign(example.question, expected_language) if expected_language else "",
         "gold_fits_completion": row.gold_tokens,
         **dict.fromkeys(DROP_CHECKS.values(), ""),
@@ -115,15 +115,21 @@ def _of_dropped(row: Measured, drop: Drop) -> dict[str, Any]:
     return {"id": row.example.id, DROP_CHECKS[drop.reason]: drop.detail}
 
 
+def _damage(text: str) -> str:
+    """What is damaged, and the characters around it, unless they are patient data."""
+    found = damage(text)
+    return found and (damage(mask(text)) or "damaged patient data")
+
+
 def _texts(example: Example) -> Iterator[str]:
-    yield from (example.id, example.question, example.gold, example.reasoning, example.original)
+    yield from (example.id, example.question, example.gold, example.reasoning, example.original, example.topic)
     yield from example.options.values()
 
 
 def _words(example: Example) -> bytes:
-    """What two rows with the same question and options have in common."""
+    """What two rows with the same question, numbers with their signs, and options have in common."""
     options = sorted(normalised(text) for text in example.options.values())
-    return stable_hash("\n".join([normalised(example.question), *options]))
+    return stable_hash("\n".join([normalised(example.question), *numbers(example.question), *options]))
 
 
 def _repeated_option(example: Example) -> str:
@@ -135,12 +141,11 @@ def _repeated_option(example: Example) -> str:
 
 def _unproven(example: Example) -> str:
     """Why the gold can't be proven: in the grammar it must be judged right, and an empty answer must not."""
-    try:
-        gold = parse(render_gold(example))
-        if not gold.is_strict:
-            return f"the gold breaks the answer grammar: {', '.join(gold.faults)}"
-        if not is_correct(gold.answer, example):
-            return f"the gold is not judged right: {mask(example.gold[:80])!r}"
-        return "an empty answer is judged right" if is_correct("", example) else ""
-    except ValueError:
-        return f"the gold is no number: {mask(example.gold[:80])!r}"
+    if example.kind == "numeric" and not is_number(example.gold):
+        return f"the gold is no number: {shown(example.gold)!r}"
+    gold = parse(render_gold(example))
+    if not gold.is_strict:
+        return f"the gold breaks the answer grammar: {', '.join(gold.faults)}"
+    if not is_correct(gold.answer, example):
+        return f"the gold is not judged right: {shown(example.gold)!r}"
+    return "an empty answer is judged right" if is_correct("", example) else ""

@@ -1,15 +1,19 @@
 """Formats: JSONL, JSON, CSV and Parquet files as raw rows, one after the other."""
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medgrpo.data.patient_data import shown
 from medgrpo.errors import DataError
 
 MAX_FIELD = 10_000_000
 """Longest CSV field in characters. Python's own 131,072 is too short for clinical notes with their attachments."""
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class RawRow(NamedTuple):
@@ -90,7 +94,11 @@ def _read_jsonl(path: Path) -> Iterator[RawRow]:
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
+                if number == 1 and line.startswith(_UTF16):
+                    raise  # then no line is readable
                 yield RawRow(number, {}, _not_utf8(error), "line")
+            except json.JSONDecodeError as error:
+                yield RawRow(number, {}, f"no JSON: {error.msg}, character {error.colno}", "line")
             except (ValueError, RecursionError) as error:
                 yield RawRow(number, {}, f"no JSON: {error}", "line")
             else:
@@ -100,7 +108,7 @@ def _read_jsonl(path: Path) -> Iterator[RawRow]:
 def _object_row(number: int, row: Any, unit: str = "row") -> RawRow:
     if isinstance(row, dict):
         return RawRow(number, row, "", unit)
-    return RawRow(number, {}, f"not an object of columns: {json.dumps(row, ensure_ascii=False)[:60]}", unit)
+    return RawRow(number, {}, f"not an object of columns: {shown(json.dumps(row, ensure_ascii=False))}", unit)
 
 
 def _read_json(path: Path) -> Iterator[RawRow]:

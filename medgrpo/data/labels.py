@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from medgrpo.data.patient_data import shown
+
 LETTERS = "ABCDEFGHIJ"
 _LETTER_SET = frozenset(LETTERS)
 _NUMBER = re.compile(r"(-?\d{1,9})(?:\.0+)?")  # a column with gaps comes as 1.0
@@ -93,14 +95,14 @@ class Labels:
         if not named and gold.upper() in _LETTER_SET:
             return gold.upper()
         what = "the text of several options" if named else "neither a letter from A to J nor an option's text"
-        raise ValueError(f"gold {gold[:60]!r} is {what}")
+        raise ValueError(f"gold {shown(gold)!r} is {what}")
 
     def _numbered(self, gold: str, options: Mapping[str, str]) -> str:
         base: int = self._base
         number = _read_number(gold)
         if number is None or not base <= number < base + len(options):
             raise ValueError(
-                f"gold {gold[:60]!r} is no number from {base} to {base + len(options) - 1}: "
+                f"gold {shown(gold)!r} is no number from {base} to {base + len(options) - 1}: "
                 f"there are {len(options)} options, and the first is called {base}"
             )
         return list(options)[number - base]

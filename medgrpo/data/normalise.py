@@ -5,10 +5,8 @@ import unicodedata
 
 _BREAKS = "\r\v\f\x85\u2028\u2029"
 _SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
-_INVISIBLE = (
-    "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"  # control characters, without tab and line breaks
-    "\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f"
-)
+# Not control characters: they are what a wrong encoding leaves behind, and the checks report them.
+_INVISIBLE = "\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f"
 _ODD = re.compile(f"([{_BREAKS}])|([{_SPACES}])|[{_INVISIBLE}]")
 _HALF = re.compile("[\ud800-\udfff]")
 

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from medgrpo.data.patient_data import mask
 from medgrpo.data.words import is_generic, option_text, option_texts, options_agree, words
 from medgrpo.types import Drop, Example
 
@@ -33,7 +34,7 @@ class _Entry(NamedTuple):
     """Number of its normalised question: several entries may have one text."""
 
     def __str__(self) -> str:
-        return f"question '{self.example.id}' of {self.benchmark}"
+        return f"question '{mask(self.example.id)}' of {self.benchmark}"
 
 
 def find_overlaps(examples: Sequence[Example], benchmarks: Mapping[str, Sequence[Example]]) -> dict[int, Drop]:

@@ -125,6 +125,11 @@ def mask(text: str) -> str:
     return "".join([*pieces, text[at:]])
 
 
+def shown(text: str, length: int = 60) -> str:
+    """The start of a text as messages may show it: masked first, so that no half of a number escapes."""
+    return mask(text[: 2 * length])[:length]
+
+
 def describe(text: str) -> str:
     """What was found, masked ('phone: (•••) •••-••67; name: J••• S••••'); empty for a text that identifies nobody."""
     found = list(dict.fromkeys(f"{span.kind}: {_masked(span, text)}" for span in find(text)))

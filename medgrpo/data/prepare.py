@@ -15,6 +15,7 @@ from medgrpo.data.compare import describe_changes
 from medgrpo.data.duplicates import find_duplicates
 from medgrpo.data.lengths import gold_lengths, prompt_lengths
 from medgrpo.data.overlap import find_overlaps
+from medgrpo.data.patient_data import mask
 from medgrpo.data.split import split_rows
 from medgrpo.data.store import DROPPED, Manifest, Measured, read_manifest, write_rows
 from medgrpo.errors import ConfigError, DataError
@@ -174,5 +175,5 @@ def _tell(drops: Dropped, examples: Sequence[Example]) -> None:
     """Say how many rows each reason cost, with one of them as an example."""
     for reason, count in Counter(drop.reason for drop in drops.values()).items():
         place = next(place for place, drop in drops.items() if drop.reason == reason)
-        shown = f"row {examples[place].id!r}: {drops[place].detail}"
+        shown = f"row {mask(examples[place].id)!r}: {drops[place].detail}"
         log.info("%d of %d rows dropped, %s: for example %s", count, len(examples), reason, shown)

@@ -12,6 +12,7 @@ from medgrpo.data.columns import ColumnMap, read_examples
 from medgrpo.data.file import FileSource
 from medgrpo.data.formats import RawRow
 from medgrpo.data.hub import COMMIT, HubSource
+from medgrpo.data.patient_data import shown
 from medgrpo.data.source import Source
 from medgrpo.types import Example, Kind, Origin
 
@@ -182,14 +183,14 @@ def _read_medcalc_gold(output: str, gold: str) -> tuple[Kind, str]:
     if output in ("decimal", "integer"):
         return "numeric", gold
     if output != "date":
-        raise ValueError(f"'Output Type' {output[:60]!r} is none of decimal, integer, date")
+        raise ValueError(f"'Output Type' {shown(output)!r} is none of decimal, integer, date")
     if re.fullmatch(r"\d{1,2}/\d{1,2}/\d{4}", gold):
         return "date", gold
     if re.fullmatch(r"\(\d+ weeks?, \d+ days?\)", gold):
         return "text", gold
     if re.fullmatch(r"\('\d+ weeks?', '\d+ days?'\)", gold):
         return "text", f"({', '.join(ast.literal_eval(gold))})"
-    raise ValueError(f"'Ground Truth Answer' {gold[:60]!r} is neither a month/day/year nor weeks and days")
+    raise ValueError(f"'Ground Truth Answer' {shown(gold)!r} is neither a month/day/year nor weeks and days")
 
 
 def _huatuo(name: str, columns: ColumnMap, config: str = "") -> Preset:

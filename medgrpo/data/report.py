@@ -1,6 +1,7 @@
 """The data report: what is in a dataset, what was left out and why, which expectations held; a page and its figures."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,7 @@ def _dropped_rows(manifest: Manifest, folder: Path) -> dict[DropReason, tuple[Dr
             places[reason].append(place)
     return {
         reason: tuple(
-            DroppedRow(id=row["id"], question=_shown(row["question"]), detail=_shown(row["detail"]))
+            DroppedRow(id=mask(row["id"]), question=_shown(row["question"]), detail=_shown(row["detail"]))
             for row in table.take(found).to_pylist()
         )
         for reason, found in places.items()
@@ -199,8 +200,9 @@ def _choices(table: "pyarrow.Table") -> list[tuple[str, int]]:
     return [(gold if gold in options and len(gold) == 1 else "no option", len(options)) for gold, options in rows]
 
 
-def _render(report: DataReport) -> str:
-    """The page as HTML: everything from the data is escaped."""
+@cache
+def _template() -> Any:
+    """The page's template: everything from the data is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -212,6 +214,11 @@ def _render(report: DataReport) -> str:
     )
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.globals |= {call.__name__: call for call in (bar_length, bars, bin_name, share, ticks)}
+    return environment.get_template(TEMPLATE)
+
+
+def _render(report: DataReport) -> str:
+    """The page as HTML."""
     states = [_STATES[_urgency(result)] for result in report.results]
     worst = states[0] if states else "passed"
-    return environment.get_template(TEMPLATE).render(report=report, splits=SPLITS, states=states, state=worst) + "\n"
+    return str(_template().render(report=report, splits=SPLITS, states=states, state=worst)) + "\n"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from medgrpo.config import Config
 from medgrpo.data.checks import CHECKS, MAX_CHARACTERS, CheckName
 from medgrpo.data.facts import DESCRIBED, DROP_CHECKS
+from medgrpo.data.patient_data import mask
 from medgrpo.types import BadRow, ExpectationResult
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _read_result(result: Any) -> ExpectationResult:
         meaning=CHECKS[name].meaning,
         severity=str(getattr(expectation.severity, "value", expectation.severity)),
         success=bool(result.success),
-        bad_rows=tuple(BadRow(id=str(row["id"]), value=_shown(row.get(column))) for row in found[:NAMED_ROWS]),
+        bad_rows=tuple(BadRow(id=mask(str(row["id"])), value=_shown(row.get(column))) for row in found[:NAMED_ROWS]),
         bad_count=len(found),
     )
 

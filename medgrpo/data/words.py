@@ -10,7 +10,7 @@ from medgrpo.types import Example
 
 _WORD = re.compile(r"\w+")
 _MARKS = bytes(code if code > 127 or _WORD.match(chr(code)) else ord(" ") for code in range(256))
-_NUMBER = re.compile(r"\d[\d.,]*")
+_NUMBER = re.compile(r"\d[\d.]*")  # no commas: 15,000 is 15 000
 # A sign counts where it can't be a hyphen or a range: base excess -12 isn't base excess 12; 20-30 and 20 -30 are one.
 _SIGN = re.compile(r"[<>≤≥]\s*$|(?<![^\s(])(?<!\d\s)[-−]$")
 # "t" is what is left of isn't and can't.
@@ -46,7 +46,7 @@ def numbers(text: str) -> list[str]:
     found = []
     for number in _NUMBER.finditer(text):
         sign = _SIGN.search(text[max(0, number.start() - 4) : number.start()])
-        found.append((sign[0].strip() if sign else "") + number[0].rstrip(".,"))
+        found.append((sign[0].strip() if sign else "") + number[0].rstrip("."))
     return sorted(found)
 
 

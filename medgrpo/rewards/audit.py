@@ -6,7 +6,7 @@ total than an honest wrong answer in the strict grammar.
 
 from collections.abc import Callable, Sequence
 
-from medgrpo.answer import is_correct, parse, render_completion, render_gold, render_question
+from medgrpo.answer import is_correct, parse, read_number, render_completion, render_gold, render_question
 from medgrpo.config import Config
 from medgrpo.data.store import read_split
 from medgrpo.errors import AuditFailed
@@ -138,7 +138,7 @@ def _honest_wrong(example: Example) -> str:
     if example.kind == "choice":
         answer = next(letter for letter in example.options if letter != example.gold)
     elif example.kind == "numeric":
-        highest = example.limits[1] if example.limits else float(example.gold) + example.tolerance
+        highest = example.limits[1] if example.limits else read_number(example.gold) + example.tolerance
         answer = f"{highest + abs(highest) + 10 * example.tolerance + 1:g}"
     elif example.kind == "date":
         answer = next(day for day in ("01/01/1900", "01/02/1900") if not is_correct(day, example))
