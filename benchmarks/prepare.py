@@ -12,7 +12,6 @@ import json
 import os
 import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from medgrpo.data.clinical import generate
 
@@ -119,15 +120,30 @@ def write(folder: Path, count: int) -> None:
 
 
 def measure(count: int, home: Path) -> tuple[float, float]:
-    """Seconds and peak GiB of one `medgrpo prepare`."""
+    """Seconds of one `medgrpo prepare`, and peak GiB of it with all its processes."""
     with tempfile.TemporaryDirectory(dir=home) as name:
         folder = Path(name)
         write(folder, count)
-        start = time.perf_counter()
+        start, peak = time.perf_counter(), 0.0
         command = [Path(sys.executable).with_name("medgrpo"), "prepare", folder / "config.toml"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(home))
-        seconds = time.perf_counter() - start
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(home)
+        ) as run:
+            while run.poll() is None:
+                peak = max(peak, memory(run.pid))
+                time.sleep(0.2)
+        if run.returncode:
+            raise SystemExit(f"prepare ended with {run.returncode}")
+    return time.perf_counter() - start, peak
+
+
+def memory(pid: int) -> float:
+    """GiB of a process and of those that it started; pages that several of them share count once each."""
+    try:
+        tree = psutil.Process(pid)
+        return sum(process.memory_info().rss for process in (tree, *tree.children(recursive=True))) / 2**30
+    except psutil.NoSuchProcess:  # one of them has just ended
+        return 0.0
 
 
 def environment(home: Path) -> dict[str, str]:

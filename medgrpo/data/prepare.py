@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from medgrpo.changes import note_key
@@ -51,12 +52,14 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
         if manifest := read_manifest(key, settings):
             return manifest.dataset.model_copy(update={"name": config.name})  # another config may have these rows
 
-        next_phase("looking for duplicates")
-        drops = find_duplicates(examples, config.data.near_duplicate)
-        next_phase("comparing with the benchmarks")
-        drops |= find_overlaps(examples, benchmarks) | drops  # a duplicate stays called one
-        next_phase("measuring the prompts")
-        rows = _measure(examples, digests, config, base)
+        with ThreadPoolExecutor(1) as beside:
+            measuring = beside.submit(_measure, examples, digests, config, base)  # mostly without Python's lock
+            next_phase("looking for duplicates")
+            drops = find_duplicates(examples, config.data.near_duplicate)
+            next_phase("comparing with the benchmarks")
+            drops |= find_overlaps(examples, benchmarks) | drops  # a duplicate stays called one
+            next_phase("measuring the prompts")
+            rows = measuring.result()
         drops |= _too_long(rows, config.data.max_prompt_tokens) | drops
         next_phase("writing")
         splits = _split(rows, drops, config)
