@@ -1,5 +1,6 @@
 """The command line: help at once, and a user's mistake is one message with exit code 2."""
 
+import json
 import os
 import shutil
 import signal
@@ -97,6 +98,67 @@ def _home(tmp_path: Path, settings: Settings) -> Path:
 
 def _with_source(source: str) -> str:
     return "\n".join(source if line.startswith("source =") else line for line in SMOKE.splitlines())
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _hub(folder: Path, rows: int) -> dict[str, str]:
+    """A hub cache that holds one dataset; the variables that make it the one that is read."""
+    repo = folder / "datasets--medical--questions"
+    snapshot = repo / "snapshots" / REVISION
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(REVISION, encoding="utf-8")
+    (snapshot / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    asked = [
+        {"q": f"Is {number} mmol/L of potassium too much for an adult?", "a": str(number)} for number in range(rows)
+    ]
+    (snapshot / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    return {"HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
+
+
+def test_prepare_finds_the_revision_that_training_asks_for(
+    tmp_path: Path, settings: Settings, base: BaseRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = _home(tmp_path, settings)
+    for name, value in _hub(tmp_path / "hub", 120).items():
+        monkeypatch.setenv(name, value)
+    source = 'source = { kind = "hub", repo = "medical/questions", example_kind = "text", columns = { question = "q", gold = "a" } }'
+    config = tmp_path / "config.toml"
+    config.write_text(_with_source(source), encoding="utf-8")
+    refused = _medgrpo("train", str(config), home=home)
+    assert refused.returncode == 2
+    assert "data.source.revision: pin the dataset's commit" in refused.stderr
+    prepared = _medgrpo("prepare", str(config), home=home)
+    assert prepared.returncode == 0, prepared.stderr
+    pin = f'revision = "{REVISION}"'
+    assert f"data.source: add {pin} to the config" in prepared.stdout
+    assert "medical/questions 01234567, licence mit: 120 rows" in prepared.stdout
+    config.write_text(_with_source(source.replace("repo =", f"{pin}, repo =")), encoding="utf-8")
+    pinned = _medgrpo("prepare", str(config), home=home)
+    assert "data.source: add" not in pinned.stdout
+    key = next(line for line in prepared.stdout.splitlines() if line.startswith("dataset "))
+    assert key in pinned.stdout, "the pinned source is the same dataset"
+
+
+def test_prepare_tells_what_it_dropped_and_where_the_report_is(
+    tmp_path: Path, settings: Settings, base: BaseRef
+) -> None:
+    home = _home(tmp_path, settings)
+    done = _medgrpo("prepare", "configs/smoke.toml", "--data-docs", str(tmp_path / "docs"), home=home)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "clinical, licence apache-2.0: 240 rows",
+        "168 train",
+        "24 validation",
+        "48 test",
+        "19 checks, 0 warnings",
+    ):
+        assert words in done.stdout
+    report = Path(done.stdout.splitlines()[-1].removeprefix("report: "))
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert list((tmp_path / "docs").rglob("index.html"))
 
 
 def test_plan_trains_nothing_and_tells_rows_steps_memory_and_time(

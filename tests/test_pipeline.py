@@ -1,6 +1,7 @@
 """The whole flow on a tiny policy: a real Prefect server, a real MLflow on SQLite, a real training process."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -31,6 +32,8 @@ from medgrpo.report import Summary, render
 from medgrpo.serve.load import load_engine
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
+
+DATA = {"validation_rows": 6, "test_rows": 12}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +90,7 @@ def test_mlflow_shows_the_run_with_its_stages(first: Summary, settings: Settings
     assert run.data.tags[tracking.FLOW_RUN_TAG] in {str(task.flow_run_id) for task in _task_runs()}
     assert [step for step, _ in tracking.history(first.run.run_id, "train/reward", settings)] == [1, 2, 3, 4]
     artifacts = {item.path for item in client.list_artifacts(first.run.run_id)}
-    assert {"config.json", "validation.json", "audit.json", "rollouts", "rollouts.json", "plots"} <= artifacts
+    assert {"config.json", "data", "audit.json", "rollouts", "rollouts.json", "plots"} <= artifacts
     tables = {table["path"] for table in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
     assert {"rollouts.json", "evaluation-validation-base.json", "evaluation-test-base.json"} <= tables
     models = client.search_logged_models([first.run.experiment_id])
@@ -95,6 +98,44 @@ def test_mlflow_shows_the_run_with_its_stages(first: Summary, settings: Settings
     names = {name for name, key, _ in metrics if key == "eval/validation/accuracy"}
     assert names == {"base", "step-000002", "step-000004"}
     assert None not in {digest for _, _, digest in metrics}
+
+
+def test_the_data_report_is_in_mlflow_and_linked_from_prefect(first: Summary, settings: Settings) -> None:
+    from prefect.client.orchestration import get_client
+
+    client = tracking.connect(settings)
+    stored = {item.path for item in client.list_artifacts(first.run.run_id, "data")}
+    assert stored == {"data/report.html", "data/report.json", "data/validation.json"}
+    with get_client(sync_client=True) as prefect:
+        shown = [artifact.data for artifact in prefect.read_artifacts() if artifact.key == "data-report"]
+    assert any(f"runs/{first.run.run_id}/artifacts/data/report.html" in str(markdown) for markdown in shown)
+
+
+def test_a_changed_row_misses_the_cache_and_the_flow_says_why(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    rows = [example.model_dump(mode="json") for example in config.data.source.load(0)]
+    columns = {name: name for name in ("id", "question", "gold", "options", "tolerance", "unit", "topic", "kind")}
+    source = {"kind": "file", "path": str(path), "example_kind": "choice", "columns": columns, "licence": "own"}
+    grpo = config.grpo.model_dump(mode="json") | {"steps": 1, "checkpoints": 1}
+    ours = Config.model_validate(
+        config.model_dump(mode="json") | {"name": "ours", "grpo": grpo, "data": {**DATA, "source": source}}
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    before = _run(ours)
+    rows[0]["question"] += " "  # which is no change: texts are normalised
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert _run(ours).run == before.run
+    rows[0]["question"] = rows[0]["question"].strip() + "!"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with caplog.at_level(logging.INFO, logger="medgrpo"):
+        after = _run(ours)
+    assert after.run != before.run
+    states = {(run.name.rsplit("-", 1)[0], run.state_name) for run in _task_runs() if run.flow_run_id == _newest_flow()}
+    assert ("validate", "Completed") in states
+    assert "the dataset of 'ours' has another key than last time, since these changed: rows" in caplog.text
+    assert f"the source of 'ours' has 1 row changed: {rows[0]['id']!r}" in caplog.text
 
 
 def test_completions_are_kept_with_rewards_and_advantages(first: Summary, config: Config, settings: Settings) -> None:

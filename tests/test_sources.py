@@ -2,11 +2,12 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet
 import pytest
@@ -20,6 +21,7 @@ from medgrpo.data import AnySource, ClinicalSource, ColumnMap, FileSource, HubSo
 from medgrpo.data.formats import MAX_FIELD
 from medgrpo.data.normalise import normalise
 from medgrpo.data.presets import PRESETS
+from medgrpo.data.source import Source
 from medgrpo.errors import ConfigError, DataError
 from medgrpo.fingerprint import digest
 from medgrpo.types import Example, Origin
@@ -733,3 +735,15 @@ def test_naming_a_source_loads_no_heavy_library() -> None:
     code = f"import sys, medgrpo.data; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_source_of_your_own_is_the_ten_lines_that_the_docs_show(tmp_path: Path) -> None:
+    docs = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(class .*?)```", docs, flags=re.DOTALL)
+    names: dict[str, Any] = {"Source": Source, "Example": Example, "Origin": Origin, "Path": Path, "Literal": Literal}
+    exec(code, names)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 11
+    (tmp_path / "cards.tsv").write_text("What raises potassium?\trenal failure\nAnd lowers it?\tvomiting\n")
+    source = names["FlashcardSource"](path=str(tmp_path / "cards.tsv"))
+    assert [(e.id, e.gold) for e in source.load(0)] == [("1", "renal failure"), ("2", "vomiting")]
+    assert source.origin().licence == "own"
