@@ -2,11 +2,16 @@
 
 import csv
 import logging
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
@@ -84,6 +89,25 @@ def test_two_homes_hold_the_same_bytes(prepared: Prepared, tmp_path: Path) -> No
     assert prepare(config, base, elsewhere) == dataset
     for path in settings.dataset(dataset.key).glob("*.*"):
         assert path.read_bytes() == (elsewhere.dataset(dataset.key) / path.name).read_bytes(), path.name
+
+
+def test_other_hashes_and_threads_give_the_same_bytes(tmp_path: Path, settings: Settings, base: BaseRef) -> None:
+    files = []
+    for seed, threads in (("1", "1"), ("2", "2")):
+        home = tmp_path / seed
+        shutil.copytree(settings.root / "base_models", home / "base_models")
+        environment = os.environ | {
+            "MEDGRPO_HOME": str(home),
+            "PYTHONHASHSEED": seed,
+            "OMP_NUM_THREADS": threads,
+            "RAYON_NUM_THREADS": threads,
+        }
+        command = [sys.executable, "-m", "medgrpo.cli", "prepare", "configs/smoke.toml"]
+        subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
+        (dataset,) = (home / "datasets").iterdir()
+        files.append({path.name: path.read_bytes() for path in dataset.glob("*.*")})
+    assert files[0] == files[1]
+    assert len(files[0]) == 5
 
 
 def test_one_character_changes_the_key_and_the_log_names_part_and_row(
