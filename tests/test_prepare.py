@@ -130,6 +130,18 @@ def test_one_character_changes_the_key_and_the_log_names_part_and_row(
     assert prepare(config, base, settings) == dataset
 
 
+def test_other_row_numbers_and_citations_hold_out_the_same_questions(tmp_path: Path, base: BaseRef) -> None:
+    columns = {name: column for name, column in COLUMNS.items() if name != "id"}
+    held_out = []
+    for name, rows in (("as it was", _rows(30)), ("a row before", [_rows(31)[-1], *_rows(30)])):
+        path = _write(tmp_path / f"{name}.csv", rows)
+        source = {"kind": "file", "path": str(path), "example_kind": "choice", "columns": columns, "citation": name}
+        settings = Settings(home=tmp_path / "home")
+        dataset = prepare(_config(source), base, settings)
+        held_out.append({e.question for split in ("validation", "test") for e in read_split(dataset, split, settings)})
+    assert len(held_out[0] & held_out[1]) >= 4, "at most the new row takes another one's place"
+
+
 def test_a_damaged_dataset_is_made_again(prepared: Prepared) -> None:
     config, base, dataset, settings = prepared
     path = settings.dataset(dataset.key) / "test.parquet"

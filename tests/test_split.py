@@ -58,6 +58,12 @@ def test_one_row_less_moves_at_most_one_row_into_a_held_out_split() -> None:
         assert len(test - set(whole["test"])) <= 2
 
 
+def test_the_seed_also_decides_where_every_topic_has_one_row() -> None:
+    topics = [f"topic {number:03}" for number in range(100)]
+    chosen = [_split(topics, seed=seed)["test"] for seed in (1, 2)]
+    assert len(set(chosen[0]) & set(chosen[1])) < 15
+
+
 def test_the_test_split_does_not_depend_on_how_much_validation_gets() -> None:
     topics = ["a", "b", "c"] * 30
     assert _split(topics)["test"] == _split(topics, {"validation": 30, "test": 20})["test"]

@@ -130,10 +130,15 @@ def _split(rows: Sequence[Measured], drops: Dropped, config: Config) -> dict[Spl
     return split_rows(
         kept,
         topics=[row.example.topic for row in kept],
-        digests=[row.digest for row in kept],
+        digests=[_asked(row.example) for row in kept],
         held_out=held_out,
         seed=config.seed,
     )
+
+
+def _asked(example: Example) -> str:
+    """Digest of what is asked: the same where only a row's number or citation is another one."""
+    return digest([example.kind, example.question, example.options, example.gold])
 
 
 def _store(
