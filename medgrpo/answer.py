@@ -99,7 +99,7 @@ def _outside(completion: str) -> bool:
     return bool(before.strip() or between.strip() or after.strip() or "<answer>" in inside)
 
 
-def _words(text: str) -> str:
+def comparable(text: str) -> str:
     """Text for comparison: case, runs of white space and closing punctuation don't count."""
     return " ".join(text.casefold().split()).strip(" .,;:!\"'")
 
@@ -111,14 +111,14 @@ def _judge_choice(answer: str, example: Example) -> bool:
     """
     if example.gold not in example.options:
         return False
-    gold_text = _words(example.options[example.gold])
+    gold_text = comparable(example.options[example.gold])
     match = _LETTER.fullmatch(answer)
-    is_bare = match is not None and not _words(match[2] or "") and match[1].upper() in example.options
-    if _words(answer) == gold_text and not is_bare:
+    is_bare = match is not None and not comparable(match[2] or "") and match[1].upper() in example.options
+    if comparable(answer) == gold_text and not is_bare:
         return True
     if match is None:
         return False
-    letter, text = match[1].upper(), _words(match[2] or "")
+    letter, text = match[1].upper(), comparable(match[2] or "")
     return letter == example.gold and text in ("", gold_text)
 
 
@@ -127,8 +127,8 @@ def _judge_numeric(answer: str, example: Example) -> bool:
     match = _NUMBER.fullmatch(answer)
     if match is None:
         return False
-    unit = _words(match[2])
-    if unit and unit != _words(example.unit):
+    unit = comparable(match[2])
+    if unit and unit != comparable(example.unit):
         return False
     number, gold = read_number(match[1]), read_number(example.gold)
     lowest, highest = example.limits or (gold - example.tolerance, gold + example.tolerance)
@@ -162,7 +162,7 @@ def _read_date(text: str) -> date | None:
 
 def _judge_text(answer: str, example: Example) -> bool:
     """Right: the gold's words."""
-    return _words(answer) == _words(example.gold)
+    return comparable(answer) == comparable(example.gold)
 
 
 _JUDGES: dict[Kind, Callable[[str, Example], Any]] = {

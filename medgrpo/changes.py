@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from medgrpo.fingerprint import digest, write_whole
@@ -20,20 +21,32 @@ class Change(NamedTuple):
     """The key of last time; empty the first time."""
 
 
-def note_key(name: str, stage: str, parts: Mapping[str, str], settings: Settings) -> Change:
-    """Remember the parts of a config's key, and say which of them changed.
+def find_change(name: str, stage: str, parts: Mapping[str, str], settings: Settings) -> Change:
+    """Compare the parts of a config's key with those that were last remembered, and say which of them changed.
 
     Args:
         name: the config's name.
         stage: what the key is of, such as `dataset`.
         parts: name → digest of everything that the key is made of.
     """
-    path = settings.root / "keys" / f"{name}-{stage}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    changed = tuple(part for part in parts if before and before.get(part) != parts[part])
+    path = _path(name, stage, settings)
+    if not path.is_file():
+        return Change((), "")
+    before: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    changed = tuple(part for part in {**before, **parts} if before.get(part) != parts.get(part))
     if changed:
-        details = ", ".join(f"{part} {before.get(part, 'none')[:8]} → {parts[part][:8]}" for part in changed)
-        log.info("the %s of '%s' has another key than last time, since these changed: %s", stage, name, details)
+        digests = [(part, before.get(part, "none")[:8], parts.get(part, "none")[:8]) for part in changed]
+        told = ", ".join(f"{part} {old} → {new}" for part, old, new in digests)
+        log.info("the %s of '%s' has another key than last time, since these changed: %s", stage, name, told)
+    return Change(changed, digest(before))
+
+
+def remember_key(name: str, stage: str, parts: Mapping[str, str], settings: Settings) -> None:
+    """Keep the parts of a key for the next comparison; call it when what the key names is there."""
+    path = _path(name, stage, settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(dict(parts), indent=1))
-    return Change(changed, digest(before) if before else "")
+
+
+def _path(name: str, stage: str, settings: Settings) -> Path:
+    return settings.root / "keys" / f"{name}-{stage}.json"

@@ -8,6 +8,7 @@ from medgrpo.answer import DEFAULT_SYSTEM_PROMPT
 from medgrpo.base_models import AnyBase, WheelBase
 from medgrpo.data import AnySource, ClinicalSource
 from medgrpo.data.checks import CheckName
+from medgrpo.data.source import Licence
 from medgrpo.rewards import AnyReward, CorrectReward, FormatReward
 from medgrpo.types import Frozen, Severity
 
@@ -30,9 +31,9 @@ class DataConfig(Frozen):
     """Rows whose prompt is longer are dropped, with the reason kept."""
     near_duplicate: float = Field(default=0.85, gt=0.5, le=1)
     """Jaccard similarity of word shingles from which on two questions count as one."""
-    language: str = "en"
+    language: Annotated[str, StringConstraints(pattern=r"^([a-z]{2})?$")] = "en"
     """ISO 639-1 code that the questions are expected in; empty: any."""
-    allowed_licences: tuple[str, ...] = (
+    allowed_licences: tuple[Licence, ...] = (
         "own",
         "public-domain",
         "cc0-1.0",
@@ -237,6 +238,11 @@ class Config(Frozen):
         if doubled := {kind for kind in kinds if kinds.count(kind) > 1}:
             raise ValueError(f"rewards: more than one of kind {', '.join(sorted(doubled))}: give it one weight")
         return self
+
+    @property
+    def shortest_completion_limit(self) -> int:
+        """Tokens that a completion may have wherever it is asked for, in training and in evaluation."""
+        return min(self.grpo.max_completion_tokens, self.evaluation.max_completion_tokens)
 
     @property
     def model_name(self) -> str:

@@ -3,9 +3,9 @@
 from functools import lru_cache
 from importlib.metadata import version
 
-from medgrpo.changes import note_key
+from medgrpo.changes import find_change, remember_key
 from medgrpo.config import Config
-from medgrpo.fingerprint import digest, source_digest
+from medgrpo.fingerprint import PACKAGE, digest, file_digest, source_digest
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, Split
 
@@ -25,6 +25,13 @@ def scorer_source() -> str:
     return source_digest("answer.py", "evaluate.py", "statistics.py", "policy.py")
 
 
+@lru_cache(maxsize=1)
+def data_source() -> str:
+    """Digest of the code that decides what a dataset holds, and of what it finds in rows."""
+    libraries = [version(name) for name in ("rensa", "ftfy", "py3langid", "pyarrow")]
+    return digest([source_digest("data", "answer.py", "types.py"), libraries])
+
+
 def dataset_parts(config: Config, base: BaseRef, rows: str, benchmarks: str) -> dict[str, str]:
     """What a dataset's key is made of.
 
@@ -39,14 +46,15 @@ def dataset_parts(config: Config, base: BaseRef, rows: str, benchmarks: str) -> 
         "prompt": digest(config.prompt),
         "base model": base.digest,
         "seed": digest(config.seed),
-        "medgrpo's data code": source_digest("data", "answer.py"),
+        "medgrpo's data code": data_source(),
     }
 
 
 def validation_key(config: Config) -> str:
-    """Key of a validation of one dataset: what the checks are told."""
+    """Key of a validation of one dataset and its report: what the checks are told, and the page's name and form."""
     told = config.data.model_dump(mode="json", include=CHECKED_ONLY)
-    return digest([told, config.grpo.max_completion_tokens])
+    page = file_digest(PACKAGE / "data" / "report.html.j2")
+    return digest([config.name, told, config.shortest_completion_limit, page])
 
 
 def train_parts(config: Config, dataset: DatasetRef, base: BaseRef) -> dict[str, str]:
@@ -72,7 +80,8 @@ def train_key(config: Config, dataset: DatasetRef, base: BaseRef) -> str:
 def noted_train_key(config: Config, dataset: DatasetRef, base: BaseRef, settings: Settings) -> str:
     """Key of a training that is about to run; tells which parts changed since this config was last trained."""
     parts = train_parts(config, dataset, base)
-    note_key(config.name, "training", parts, settings)
+    find_change(config.name, "training", parts, settings)
+    remember_key(config.name, "training", parts, settings)
     return digest(parts)
 
 

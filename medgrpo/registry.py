@@ -101,7 +101,8 @@ def get(name: str, version: int, settings: Settings) -> ModelVersionRef:
     try:
         return _ref(connect(settings).get_model_version(name, str(version)))
     except MlflowException as error:
-        raise NotFoundError(f"no version {version} of '{name}' in the registry at {settings.mlflow_uri}") from error
+        told = settings.without_secrets(f"no version {version} of '{name}' in the registry at {settings.mlflow_uri}")
+        raise NotFoundError(told) from error
 
 
 def record(version: ModelVersionRef, decision: Decision, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -29,6 +30,11 @@ class Settings(BaseSettings):
     def mlflow_uri(self) -> str:
         """The tracking URI that MLflow clients use."""
         return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def without_secrets(self, text: str) -> str:
+        """A text that may name the tracking URI, without the user and password in it: for messages and links."""
+        secret = urlsplit(self.mlflow_uri).netloc.rpartition("@")[0]
+        return text.replace(f"{secret}@", "") if secret else text
 
     @property
     def artifacts(self) -> Path:

@@ -69,11 +69,11 @@ class Stages:
 
     def _validate(self) -> None:
         """Check the questions; the report goes to MLflow whether they pass or not."""
+        folder = report_folder(self.config, self.dataset, self.settings)
         try:
             validate(self.config, self.dataset, self.settings)
         finally:
-            folder = report_folder(self.config, self.dataset, self.settings)
-            log_files(self.run.run_id, sorted(folder.glob("*")), "data", self.settings)
+            log_files(self.run.run_id, sorted(folder.iterdir()), "data", self.settings)
 
     def reports(self, split: Split) -> list[EvalReport]:
         """Reports of the base model and of every checkpoint."""

@@ -43,7 +43,8 @@ def connect(settings: Settings) -> "MlflowClient":
         client = mlflow.MlflowClient(settings.mlflow_uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow raises requests', SQLAlchemy's and its own types here
-        raise TrackingError(f"MLflow at {settings.mlflow_uri} does not answer: {error}") from error
+        told = settings.without_secrets(f"MLflow at {settings.mlflow_uri} does not answer: {error}")
+        raise TrackingError(told) from error
     return client
 
 
@@ -79,7 +80,8 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
 
 def run_url(run: RunRef, settings: Settings) -> str:
     """Where MLflow's UI shows a run; for the SQLite file, where `medgrpo ui mlflow` will show it."""
-    server = settings.tracking_uri if settings.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+    uri = settings.without_secrets(settings.tracking_uri)
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{server.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 

@@ -1,10 +1,13 @@
 """Stage: check the questions with Great Expectations."""
 
+from contextlib import suppress
+
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from medgrpo.config import Config
 from medgrpo.data.validate import read_report, report_folder
 from medgrpo.data.validate import validate as validate_dataset
+from medgrpo.errors import TrackingError, ValidationFailed
 from medgrpo.fingerprint import digest
 from medgrpo.keys import validation_key
 from medgrpo.settings import Settings
@@ -27,15 +30,18 @@ def validate(config: Config, dataset: DatasetRef, run: RunRef) -> ValidationRepo
     """Check the questions; the report goes to MLflow and Prefect whether they pass or not."""
     settings = Settings()
     try:
-        return validate_dataset(config, dataset, settings)
-    finally:
-        _publish(config, dataset, run, settings)
+        report = validate_dataset(config, dataset, settings)
+    except ValidationFailed:
+        with suppress(TrackingError):  # what is wrong with the questions matters more than where it is told
+            _publish(config, dataset, run, settings)
+        raise
+    _publish(config, dataset, run, settings)
+    return report
 
 
 def _publish(config: Config, dataset: DatasetRef, run: RunRef, settings: Settings) -> None:
     report = read_report(config, dataset, settings)
-    if report is None:
-        return
+    assert report is not None, "validation writes it, whether the questions pass or not"
     folder = report_folder(config, dataset, settings)
     log_files(run.run_id, sorted(folder.iterdir()), "data", settings)
     link = f"{run_url(run, settings)}/artifacts/data/report.html"

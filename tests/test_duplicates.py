@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medgrpo.data.clinical import generate
 from medgrpo.data.duplicates import bands, find_duplicates
-from medgrpo.data.words import is_generic, negations, normalised, numbers, option_text, word_ngrams, words
+from medgrpo.data.words import is_generic, joined_words, negations, numbers, option_text, word_ngrams, words
 from medgrpo.types import Example
 
 LONG = (
@@ -273,7 +273,7 @@ def test_numbers(question: str, expected: list[str]) -> None:
 def test_words() -> None:
     assert words("Na+ is 5.2,\tand\u00a0Café_1") == ["na", "is", "5", "2", "and", "café_1"]
     assert words("cafe\u0301") == words("caf\u00e9")
-    assert normalised("(+)") == "(+)"
+    assert joined_words("(+)") == "(+)"
     assert option_text("Decreases in preload") == option_text("decrease in preload")
     assert negations(words("It isn't so, EXCEPT never")) == ["except", "never", "t"]
     assert word_ngrams(list("abcd"), 3) == ["a b c", "b c d"]

@@ -1,11 +1,13 @@
 """Prepare: the right rows in the right splits, every other one with its reason, and a key that is the content."""
 
 import csv
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,63 @@ def test_one_character_changes_the_key_and_the_log_names_part_and_row(
     assert "since these changed: rows" in caplog.text
     assert "has 1 row changed: 'r3'" in caplog.text
     assert prepare(config, base, settings) == dataset
+
+
+def test_a_failed_run_in_between_does_not_hide_what_changed(
+    tmp_path: Path, base: BaseRef, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, settings = _write(tmp_path / "rows.csv", _rows(20)), Settings(home=tmp_path / "home")
+    prepare(_config(path), base, settings)
+    changed = [{**row, "q": row["q"] + "?"} if row["id"] == "r3" else row for row in _rows(20)]
+    _write(path, changed)
+    with pytest.raises(DataError, match="usable questions"):
+        prepare(_config(path, test_rows=100), base, settings)
+    with caplog.at_level(logging.INFO, logger="medgrpo"):
+        prepare(_config(path), base, settings)
+    assert "has 1 row changed: 'r3'" in caplog.text
+
+
+def test_an_interrupt_ends_the_counting_of_tokens_too(
+    tmp_path: Path, base: BaseRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medgrpo.data.prepare.find_duplicates", interrupt)
+    settings, before = Settings(home=tmp_path / "home"), threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        prepare(_config(_write(tmp_path / "rows.csv", _rows(20))), base, settings)
+    assert threading.active_count() == before
+    assert not (settings.root / "datasets").exists()
+
+
+def test_repeated_ids_are_told_apart_by_their_content(
+    tmp_path: Path, base: BaseRef, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [*_rows(20), {**_rows(30)[25], "id": "r3"}]
+    path, settings = _write(tmp_path / "rows.csv", rows), Settings(home=tmp_path / "home")
+    prepare(_config(path), base, settings)
+    _write(path, [*rows, _rows(40)[35]])
+    with caplog.at_level(logging.INFO, logger="medgrpo"):
+        prepare(_config(path), base, settings)
+    assert "has 1 row new: 'r35'" in caplog.text
+
+
+def test_a_manifest_of_another_version_counts_as_none(prepared: Prepared) -> None:
+    config, base, dataset, settings = prepared
+    path = settings.dataset(dataset.key) / "manifest.json"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(json.loads(whole) | {"later": 1}), encoding="utf-8")
+    assert read_manifest(dataset.key, settings) is None
+    assert prepare(config, base, settings) == dataset
+    assert path.read_text(encoding="utf-8") == whole
+
+
+def test_what_is_wrong_with_a_benchmark_names_the_benchmark(tmp_path: Path, base: BaseRef) -> None:
+    path = _write(tmp_path / "rows.csv", _rows(20))
+    gone = {"kind": "file", "path": "gone.csv", "example_kind": "choice", "columns": COLUMNS}
+    with pytest.raises(DataError, match=r"data\.benchmarks\.0: .*gone\.csv"):
+        prepare(_config(path, benchmarks=[gone]), base, Settings(home=tmp_path / "home"))
 
 
 def test_other_row_numbers_and_citations_hold_out_the_same_questions(tmp_path: Path, base: BaseRef) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from medgrpo.answer import is_correct, parse, render_gold
 from medgrpo.data import AnySource, ClinicalSource, ColumnMap, FileSource, HubSource, PresetSource
 from medgrpo.data.formats import MAX_FIELD
 from medgrpo.data.normalise import normalise
+from medgrpo.data.patient_data import listed
 from medgrpo.data.presets import PRESETS
 from medgrpo.data.source import Source
 from medgrpo.errors import ConfigError, DataError
@@ -133,6 +135,41 @@ def test_what_is_wrong_with_a_file_is_said(
         read(path, columns, "choice" if columns.options else "text")
     for words in said:
         assert words in str(error.value)
+
+
+CELLS = b"Call (312) 555-0167,Call (312) 555-0167,jane.roe@clinic.example,A\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (CELLS, "header names 'Call (•••) •••-••67' more than once"),
+        (CELLS.replace(b"Call", b"Cell", 1), "columns are: A, Call (•••) •••-••67, Cell (•••) •••-••67, j••••"),
+    ],
+)
+def test_a_first_row_that_is_no_header_is_masked(tmp_path: Path, header: bytes, said: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(header + CELLS)
+    with pytest.raises(DataError) as error:
+        read(path, CHOICE)
+    assert said in str(error.value)
+    assert "555" not in str(error.value)
+    assert "jane" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], ""),
+        (["a", 1], "a, 1"),
+        (range(30), ", ".join(map(str, range(30)))),
+        (range(32), ", ".join(map(str, range(30))) + " and 2 more"),
+        (["x" * 100], "x" * 60),
+        (["MRN: 00123456"], "MRN: ••••••56"),
+    ],
+)
+def test_names_are_listed_masked_and_not_endlessly(names: Iterable[object], expected: str) -> None:
+    assert listed(names) == expected
 
 
 def test_a_csv_field_may_be_long_but_not_endless(tmp_path: Path) -> None:
@@ -273,6 +310,10 @@ def test_options_may_be_missing_at_the_end_only(tmp_path: Path, options: dict[st
         (["x", "y", None], {"A": "x", "B": "y"}),
         ({"1": "x"}, "option '1' is called neither"),
         ({"AB": "x"}, "option 'AB' is called neither"),
+        ({"MRN: 00123456": ["x"]}, "option 'MRN: ••••••56' is called neither"),
+        ({"a": "x", "A": "y", "B": "z"}, "two options are called A"),
+        ({"A": "x", "B ": "x", "b": "x"}, "two options are called B"),
+        ({"A": "x", "B": "y", "a": None, "b": ""}, {"A": "x", "B": "y"}),  # as Parquet keeps rows that differ in case
         (list("abcdefghijk"), "11 options: at most 10"),
         ("A: x; B: y", "neither letters with texts nor a list"),
         (None, "neither letters with texts nor a list"),
@@ -343,6 +384,37 @@ def test_what_a_gold_means(tmp_path: Path, golds: list[Any], base: int | None, e
             read(path, columns)
     else:
         assert [e.gold for e in read(path, columns)] == list(expected)
+
+
+GAP = {"A": "w", "B": "", "C": "y", "D": "z"}
+UNORDERED = {"C": "y", "A": "w", "D": "z"}
+
+
+@pytest.mark.parametrize(
+    ("options", "golds", "base", "expected"),
+    [
+        (GAP, [1, 3, 4], None, "ACD"),
+        (GAP, [0, 2, 3], None, "ACD"),
+        (GAP, [3], 1, "C"),
+        (GAP, [3], 0, "D"),
+        (GAP, [1, 2, 4], None, "line 2: gold '2' is option B, but there are only A, C, D"),
+        (GAP, [0, 1], None, "line 2: gold '1' is option B, but there are only A, C, D"),
+        (GAP, [5], 1, "line 1: gold '5' is no number from 1 to 4: there are 3 options"),
+        (UNORDERED, [1, 3, 4], None, "ACD"),
+        (UNORDERED, [2], 1, "line 1: gold '2' is option B, but there are only A, C, D"),
+    ],
+)
+def test_a_number_counts_options_without_a_text(
+    tmp_path: Path, options: dict[str, str], golds: list[int], base: int | None, expected: str
+) -> None:
+    rows = [{"q": f"Which {n}?", "o": options, "gold": gold} for n, gold in enumerate(golds)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    columns = ColumnMap(question="q", gold="gold", options="o", label_base=base)
+    if " " in expected:
+        with pytest.raises(DataError, match=expected):
+            read(path, columns)
+    else:
+        assert "".join(e.gold for e in read(path, columns)) == expected
 
 
 def test_letters_that_are_also_texts(tmp_path: Path) -> None:
@@ -544,6 +616,8 @@ PUBMED = {"QUESTION": "x?", "CONTEXTS": ["One.", "Two."], "final_decision": "may
         ("medcalc", MEDCALC | {"Output Type": "date", "Ground Truth Answer": "__import__('os')"}, "is neither a month"),
         ("medcalc", MEDCALC | {"Lower Limit": "40"}, "line 1: the lower limit 40 is above"),
         ("medcalc", {"Patient Note": "x"}, "line 1: no column 'Output Type'; the columns are: Patient Note"),
+        ("medcalc", {"MRN: 00123456": "x"}, "the columns are: MRN: ••••••56"),
+        ("medcalc", dict.fromkeys(map(str, range(31)), "x"), "28, 29 and 1 more"),
         ("pubmedqa", PUBMED | {"final_decision": "perhaps"}, "line 1: gold 'perhaps' is neither"),
         ("pubmedqa", PUBMED | {"CONTEXTS": [1]}, "line 1: "),
         ("pubmedqa", {"question": "x?"}, "line 1: no column 'context'"),
@@ -617,7 +691,7 @@ def test_hub_source_reads_a_pinned_revision_from_the_cache(hub: Path) -> None:
     source = HubSource(repo="medical/questions", config="en", revision=REVISION, example_kind="text", columns=TEXT)
     first, *rest = source.load(0)
     assert (first.question, first.gold) == ("What raises potassium 0?", "Renal failure")
-    assert first.citation == "medical/questions@01234567"
+    assert first.citation == "medical/questions", "a new commit with the same rows changes no row"
     assert len(rest) == 2
     assert len(source.model_copy(update={"limit": 2, "citation": "me"}).load(0)) == 2
     with pytest.raises(DataError, match="config 'fr'"):
@@ -651,6 +725,7 @@ def test_a_hub_source_must_be_pinned_and_pins_itself(hub: Path) -> None:
     [
         ("license: CC-BY-4.0", "", "cc-by-4.0"),
         ("license: CC-BY-4.0", "own", "own"),
+        ("license: CC-BY-4.0", " MIT ", "mit"),
         ("license:\n- MIT\n- apache-2.0", "", "mit, apache-2.0"),
         ("tags: [medical]", "", ""),
         ("license: [", "", ""),
@@ -663,7 +738,7 @@ def test_the_licence_is_the_configs_or_else_the_cards(hub: Path, card: str, stat
         repo="medical/questions", revision=REVISION, example_kind="text", columns=TEXT, licence=stated, citation="me"
     )
     assert source.origin() == Origin(name="medical/questions", revision=REVISION, licence=licence, citation="me")
-    assert source.model_copy(update={"revision": ""}).origin().licence == stated
+    assert source.model_copy(update={"revision": ""}).origin().licence == stated.strip().lower()
 
 
 def test_medmcqa_on_the_hub(hub: Path) -> None:
@@ -721,6 +796,19 @@ def test_every_source_says_where_its_rows_come_from() -> None:
     assert named.pinned() == named
     ours = preset("medqa-5", Path("x.jsonl"), licence="own", citation="us").origin()
     assert (ours.licence, ours.citation) == ("own", "us")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "file", "path": "x.csv", "example_kind": "text", "columns": TEXT},
+        {"kind": "hub", "repo": "medical/questions", "example_kind": "text", "columns": TEXT},
+        {"kind": "preset", "name": "medqa-5", "path": "x.jsonl"},
+    ],
+)
+def test_a_licence_may_be_written_in_capitals(fields: dict[str, Any]) -> None:
+    source: Source = TypeAdapter(AnySource).validate_python({**fields, "licence": " CC-BY-4.0\n"})
+    assert source.origin().licence == "cc-by-4.0"
 
 
 def test_every_preset_states_its_licence_and_paper() -> None:

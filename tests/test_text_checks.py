@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgrpo.data.clinical import generate
-from medgrpo.data.encoding import damage
-from medgrpo.data.language import foreign
+from medgrpo.data.encoding import find_damage
+from medgrpo.data.language import find_foreign
 
 DAMAGED = [
     ("The cafÃ© diet", "mojibake: fÃ©"),
@@ -67,55 +67,59 @@ ENGLISH = [
 
 @pytest.mark.parametrize(("text", "found"), DAMAGED)
 def test_damage_is_found(text: str, found: str) -> None:
-    assert damage(text).startswith(found)
+    assert find_damage(text).startswith(found)
 
 
 @pytest.mark.parametrize("text", INTACT)
 def test_intact_texts(text: str) -> None:
-    assert damage(text) == ""
+    assert find_damage(text) == ""
 
 
 def test_every_kind_of_damage_is_named_once() -> None:
-    assert damage("cafÃ© cafÃ© &amp; &lt; \x07") == "mojibake: fÃ©; control character: '\\x07'; HTML entity: &amp;"
+    assert find_damage("cafÃ© cafÃ© &amp; &lt; \x07") == "mojibake: fÃ©; control character: '\\x07'; HTML entity: &amp;"
 
 
 @given(st.text("äöüéèàçñåøßÄÖÜÉ", min_size=2, max_size=8).filter(lambda word: len(set(word)) > 1))
 def test_mojibake_of_accents_is_found(letters: str) -> None:
-    found = damage("a word " + letters.encode().decode("latin-1"))
+    found = find_damage("a word " + letters.encode().decode("latin-1"))
     assert "mojibake" in found or "control character" in found
 
 
 @given(st.text())
 def test_no_text_is_too_strange(text: str) -> None:
-    damage(text)
-    foreign(text, "en")
+    find_damage(text)
+    find_foreign(text, "en")
 
 
 @pytest.mark.parametrize(("text", "language"), FOREIGN)
 def test_foreign_questions(text: str, language: str) -> None:
-    assert foreign(text, "en") == language
-    assert foreign(text, language) == ""
+    assert find_foreign(text, "en") == language
+    assert find_foreign(text, language) == ""
 
 
 @pytest.mark.parametrize("text", ENGLISH)
 def test_english_medicine_is_english(text: str) -> None:
-    assert foreign(text, "en") == ""
+    assert find_foreign(text, "en") == ""
 
 
 def test_english_is_foreign_elsewhere() -> None:
-    assert foreign("Which of the following is the most likely diagnosis in this woman?", "de") == "en"
-    assert foreign("Which of the following is the most likely diagnosis in this woman?", "en-GB") == ""
+    assert find_foreign("Which of the following is the most likely diagnosis in this woman?", "de") == "en"
+    assert find_foreign("Which of the following is the most likely diagnosis in this woman?", "en-GB") == ""
 
 
 def test_too_short_to_tell() -> None:
-    assert foreign("Was ist das?", "en") == ""
-    assert foreign("高血压", "en") == ""
+    assert find_foreign("Was ist das?", "en") == ""
+    assert find_foreign("高血压", "en") == ""
 
 
 def test_builtin_questions_are_intact_english() -> None:
     for example in generate(2000, 1, ()):
         text = f"{example.question}\n{example.reasoning}"
-        assert (damage(text), foreign(example.question, "en"), foreign(example.reasoning, "en")) == ("", "", "")
+        assert (find_damage(text), find_foreign(example.question, "en"), find_foreign(example.reasoning, "en")) == (
+            "",
+            "",
+            "",
+        )
 
 
 def questions(folder: Path) -> dict[str, list[str]]:
@@ -141,7 +145,7 @@ def test_real_questions(shared_data: Path) -> None:
     real = questions(shared_data)
     assert sum(map(len, real.values())) > 5000
     languages = {
-        name: Counter(foreign(text, "en") for text in texts) - Counter({"": 9999}) for name, texts in real.items()
+        name: Counter(find_foreign(text, "en") for text in texts) - Counter({"": 9999}) for name, texts in real.items()
     }
     assert {name: dict(count) for name, count in languages.items() if count} == {"huatuo/demo_198.json": {"zh": 1}}
-    assert [damage(text) for texts in real.values() for text in texts if damage(text)] == []
+    assert [find_damage(text) for texts in real.values() for text in texts if find_damage(text)] == []

@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from conftest import ROOT
 
 from medgrpo.config import Config
+from medgrpo.data import facts, store
 from medgrpo.data.checks import CHECKS
+from medgrpo.data.facts import row_facts, set_facts
 from medgrpo.data.prepare import prepare
 from medgrpo.data.validate import describe, read_report, report_folder, validate
 from medgrpo.errors import NotFoundError, ValidationFailed
 from medgrpo.settings import Settings
-from medgrpo.types import BadRow, BaseRef, DatasetRef, ExpectationResult, ValidationReport
+from medgrpo.types import BadRow, BaseRef, DatasetRef, ExpectationResult, Origin, ValidationReport
 
 COLUMNS = {"id": "id", "question": "q", "gold": "gold", "options": ["a", "b"]}
 PHONE = "Call (617) 555-0134 about the blood test of this patient?"
@@ -113,6 +117,54 @@ def test_other_expectations_are_another_report_of_the_same_dataset(tmp_path: Pat
     validate(config, dataset, settings)
     assert read_report(other, dataset, settings) is None
     assert _failed(validate(other, dataset, settings)) != _failed(validate(config, dataset, settings))
+
+
+def test_ids_are_masked_where_they_identify_somebody(tmp_path: Path, base: BaseRef) -> None:
+    rows = [*(_row(number) for number in range(20)), *(_row(n, id="jane.doe@clinic.example") for n in (21, 22))]
+    config, dataset, settings = _prepared(tmp_path, base, rows)
+    with pytest.raises(ValidationFailed, match=r"unique_ids.*2 rows have this id") as error:
+        validate(config, dataset, settings, data_docs=tmp_path / "docs")
+    written = [*report_folder(config, dataset, settings).iterdir(), *(tmp_path / "docs").rglob("*.html")]
+    for text in [str(error.value), *(path.read_text(encoding="utf-8") for path in written)]:
+        assert "jane.doe" not in text
+
+
+def test_a_line_that_is_there_twice_is_a_duplicate_and_no_repeated_id(tmp_path: Path, base: BaseRef) -> None:
+    rows = [_row(number) for number in range(20)]
+    config, dataset, settings = _prepared(tmp_path, base, [*rows, rows[3]])
+    assert _failed(validate(config, dataset, settings)) == {"no_exact_duplicate": {"r3"}}
+
+
+def test_groups_of_rows_in_other_processes_have_the_same_facts(
+    tmp_path: Path, base: BaseRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*(_row(number) for number in range(40)), _row(40, q=PHONE), _row(1, id="again")]
+    config, dataset, settings = _prepared(tmp_path, base, rows)
+    at_once = row_facts(config, dataset, settings)
+    for module in (facts, store):
+        monkeypatch.setattr(module, "GROUP", 7)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "rows.jsonl").rename(tmp_path / "elsewhere" / "rows.jsonl")
+    config, dataset, _ = _prepared(tmp_path / "elsewhere", base, rows)
+    in_groups = row_facts(config, dataset, Settings(home=Path("elsewhere") / "home"))
+    pd.testing.assert_frame_equal(in_groups, at_once)
+
+
+@pytest.mark.parametrize(
+    ("counts", "letters", "balanced"),
+    [([4] * 8, "ABCDABCD", 1.0), ([2] * 10 + [10] * 10, "AB" * 5 + "ABCDEFGHIJ", 1.0), ([4] * 4, "AAAB", 3.0)],
+)
+def test_label_balance_is_against_chance(counts: list[int], letters: str, balanced: float) -> None:
+    rows = pd.DataFrame({"kind": "choice", "gold": list(letters), "option_count": counts})
+    found = set_facts(Origin(name="x"), rows)["label_balance"][0]
+    assert found == pytest.approx(balanced, rel=0.1)
+
+
+def test_the_docs_list_the_checks_as_they_are() -> None:
+    docs = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for name, check in CHECKS.items():
+        assert f"| `{name}` | {check.severity} | {check.meaning} |" in docs
 
 
 def test_the_majority_baseline_is_the_share_of_the_commonest_gold(tmp_path: Path, base: BaseRef) -> None:

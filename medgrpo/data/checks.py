@@ -39,7 +39,7 @@ class Check(NamedTuple):
 
 
 CHECKS: dict[CheckName, Check] = {
-    "unique_ids": Check("every row has an id of its own", "critical"),
+    "unique_ids": Check("every row that is kept has an id of its own", "critical"),
     "question_length": Check("questions have between 5 and 20,000 characters", "critical"),
     "gold_length": Check("golds have between 1 and 20,000 characters", "critical"),
     "option_count": Check("choices have between 2 and 10 options", "critical"),
@@ -52,7 +52,7 @@ CHECKS: dict[CheckName, Check] = {
     "text_intact": Check("no text was damaged by a wrong encoding", "warning"),
     "language": Check("questions are in data.language", "warning"),
     "label_balance": Check("always giving the same letter is right at most 1.5 times as often as chance", "warning"),
-    "gold_fits_completion": Check("the gold's completion has at most grpo.max_completion_tokens tokens", "warning"),
+    "gold_fits_completion": Check("the gold in its shortest completion fits max_completion_tokens", "warning"),
     "no_exact_duplicate": Check("no source row repeats another one's question", "warning"),
     "no_near_duplicate": Check("no source row almost repeats another one's question", "warning"),
     "no_contradiction": Check("no two source rows give one question different golds", "warning"),

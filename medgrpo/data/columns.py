@@ -1,15 +1,17 @@
 """Columns: which column holds which part of an example, and how raw rows become examples through that map."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from pydantic import ValidationError
 
 from medgrpo.data.formats import RawRow
 from medgrpo.data.labels import LETTERS, Labels
 from medgrpo.data.normalise import normalise
-from medgrpo.data.patient_data import shown
+from medgrpo.data.patient_data import listed, shown
 from medgrpo.errors import DataError
 from medgrpo.types import Example, Frozen, Kind
 
@@ -71,109 +73,145 @@ def read_examples(
         DataError: there is no row, a mapped column is in no row, or values are not what their parts need: all faulty
             rows in one message.
     """
-    labels, faults = Labels(columns.label_base), list[tuple[int, str]]()
-    drafts = _read_drafts(rows, columns, kind, origin, limit, labels, faults)
-    try:
-        labels.settle()
-    except ValueError as error:
-        faults.insert(0, (0, f"column {columns.gold!r}: {error}"))
-        _refuse(origin, faults)
-    examples = []
-    for draft in drafts:
-        number, place = draft.pop("number"), draft.pop("place")
-        try:
-            examples.append(_finish(draft, labels, citation))
-        except ValueError as error:
-            faults.append((number, f"{_name(number, place, draft['id'])}: {error}"))
-    _refuse(origin, faults)
+    reader, left = RowReader(columns, kind, origin, citation), iter(rows)
+    drafts = [draft for row in islice(left, limit or None) if (draft := reader.draft(row))]
+    reader.look_ahead(left)
+    reader.settle()
+    examples = [example for draft in drafts if (example := reader.finish(draft))]
+    reader.refuse()
+    if not examples:
+        raise DataError(f"{origin}: no rows")
     return examples
 
 
-def _read_drafts(
-    rows: Iterable[RawRow],
-    columns: ColumnMap,
-    kind: Kind,
-    origin: str,
-    limit: int,
-    labels: Labels,
-    faults: list[tuple[int, str]],
-) -> list[dict[str, Any]]:
-    """The first pass: an example's fields per row, golds as they stand. Notes what it sees in `labels` and `faults`."""
-    drafts: list[dict[str, Any]] = []
-    broken: list[tuple[int, str]] = []
-    seen: set[str] = set()
-    for count, row in enumerate(rows, start=1):
-        is_wanted = not limit or count <= limit
-        if not is_wanted and not labels.is_open:
-            break
-        seen |= row.values.keys()
-        if row.fault:
-            broken += [(row.number, f"{row.place}: {row.fault}")] if is_wanted else []
-            continue
+class Draft(NamedTuple):
+    """A row's values as the parts of an example; the gold of a choice not yet as a letter."""
+
+    number: int
+    place: str
+    fields: dict[str, Any]
+    """An example's, but for the citation."""
+    gold_text: str
+    """What the row says that the text of the gold option is."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with a row; with all rows: number 0."""
+
+    number: int
+    text: str
+    is_unreadable: bool = False
+    """Whether the row couldn't be read at all: it then says nothing about the columns."""
+
+
+class RowReader:
+    """Reads rows in two passes, since what a label means shows only when all are seen.
+
+    First `draft` every row, then `settle`, then `finish` every draft. Both passes note faults; `refuse` tells them.
+    """
+
+    def __init__(self, columns: ColumnMap, kind: Kind, origin: str, citation: str) -> None:
+        """Start without a row."""
+        self.columns, self.kind, self.origin, self.citation = columns, kind, origin, citation
+        self.labels = Labels(columns.label_base)
+        self.faults: list[Fault] = []
+        self._seen: set[str] = set()
+
+    def draft(self, row: RawRow) -> Draft | None:
+        """The first pass; None where the row has a fault."""
         try:
-            draft = _draft(row, columns, kind)
+            return self._draft(row)
         except ValueError as error:
-            named = _name(row.number, row.place, str(row.values.get(columns.id) or ""))
-            faults += [(row.number, f"{named}: {error}")] if is_wanted else []
-            continue
-        if draft["kind"] == "choice":
-            labels.see(row.place, draft["gold"], draft["options"])
-        if is_wanted:
-            drafts.append(draft)
-    _require_columns(origin, columns, seen, broken)
-    if not drafts and not faults and not broken:
-        raise DataError(f"{origin}: no rows")
-    faults += broken
-    return drafts
+            named = _name(row.number, row.place, str(row.values.get(self.columns.id) or ""))
+            self.faults.append(Fault(row.number, f"{named}: {error}", bool(row.fault)))
+            return None
 
+    def look_ahead(self, rows: Iterator[RawRow]) -> None:
+        """See rows that don't become examples, as long as they may tell what labels mean."""
+        for row in rows:
+            if not self.labels.is_open:
+                break
+            with suppress(ValueError):
+                self._draft(row)
 
-def _require_columns(origin: str, columns: ColumnMap, seen: set[str], broken: list[tuple[int, str]]) -> None:
-    """Columns may be absent in single rows (JSON leaves out what is empty), but each must be in some row."""
-    if seen and (missing := columns.names() - seen):
-        listed = f"the columns are: {', '.join(sorted(map(str, seen)))}"
-        absent = f"no column {', '.join(map(repr, sorted(missing)))} (data.source.columns); {listed}"
-        # The faults of values would say the same again, row by row; those of rows that can't be read are news.
-        _refuse(origin, [(0, absent), *broken])
+    def settle(self) -> None:
+        """End the first pass.
 
+        Raises:
+            DataError: a column is in no row (JSON leaves out what is empty, so in some it may be absent), or the labels
+                have no one meaning.
+        """
+        if self._seen and (missing := self.columns.names() - self._seen):
+            absent = f"no column {', '.join(map(repr, sorted(missing)))} (data.source.columns)"
+            told = Fault(0, f"{absent}; the columns are: {listed(sorted(map(str, self._seen)))}")
+            # The faults of values would say the same again, row by row; those of rows that can't be read are news.
+            self.faults = [told, *(fault for fault in self.faults if fault.is_unreadable)]
+            self.refuse()
+        try:
+            self.labels.settle()
+        except ValueError as error:
+            self.faults.append(Fault(0, f"column {self.columns.gold!r}: {error}"))
+            self.refuse()
 
-def _draft(row: RawRow, columns: ColumnMap, kind: Kind) -> dict[str, Any]:
-    """The fields of an example, and where the row stands; the gold of a choice not yet as a letter."""
-    values = row.values
-    kind = _kind(values, columns.kind, kind)
-    draft: dict[str, Any] = {
-        "number": row.number,
-        "place": row.place,
-        "id": _text(values, columns.id) or str(row.number),
-        "kind": kind,
-        "question": _text(values, columns.question),
-        "gold": _text(values, columns.gold),
-        "topic": _text(values, columns.topic) or "general",
-        "reasoning": _text(values, columns.reasoning),
-        "original": _text(values, columns.original),
-    }
-    if kind == "choice":
-        draft["options"] = _options(values, columns.options)
-        draft["gold_text"] = _text(values, columns.gold_text)
-    elif kind == "numeric":
-        draft["unit"] = _text(values, columns.unit)
-        draft["tolerance"] = _number(values, columns.tolerance) or 0.0
-        draft["limits"] = _limits(values, columns)
-    return draft
+    def finish(self, draft: Draft) -> Example | None:
+        """The second pass; None where the draft has a fault."""
+        try:
+            return self._finish(draft)
+        except ValueError as error:
+            named = _name(draft.number, draft.place, draft.fields["id"])
+            self.faults.append(Fault(draft.number, f"{named}: {error}"))
+            return None
 
+    def refuse(self) -> None:
+        """Raise when there are faults, all in one message."""
+        if not self.faults:
+            return
+        told = [fault.text for fault in sorted(self.faults, key=lambda fault: fault.number)]
+        if len(told) == 1:
+            raise DataError(f"{self.origin}: {told[0]}")
+        more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+        raise DataError("\n  ".join([f"{self.origin}: {len(told)} faults", *told[:SHOWN], *more]))
 
-def _finish(draft: dict[str, Any], labels: Labels, citation: str) -> Example:
-    """The example, its gold a letter where it is a choice."""
-    if draft["kind"] == "choice":
-        stated, options = draft.pop("gold_text"), draft["options"]
-        gold = draft["gold"] = labels.letter(draft["gold"], options)
-        if stated and gold and options.get(gold) != stated:
-            named = f"the gold is option {gold}, {shown(options.get(gold, ''))!r}"
-            raise ValueError(f"{named}, but its text is given as {shown(stated)!r}: are the labels shifted?")
-    try:
-        return Example(citation=citation, **draft)
-    except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ValueError(told) from error
+    def _draft(self, row: RawRow) -> Draft:
+        values, columns = row.values, self.columns
+        self._seen |= values.keys()
+        if row.fault:
+            raise ValueError(row.fault)
+        kind = _kind(values, columns.kind, self.kind)
+        fields: dict[str, Any] = {
+            "id": _text(values, columns.id) or str(row.number),
+            "kind": kind,
+            "question": _text(values, columns.question),
+            "gold": _text(values, columns.gold),
+            "topic": _text(values, columns.topic) or "general",
+            "reasoning": _text(values, columns.reasoning),
+            "original": _text(values, columns.original),
+        }
+        gold_text = ""
+        if kind == "choice":
+            fields["options"] = _options(values, columns.options)
+            gold_text = _text(values, columns.gold_text)
+            self.labels.see(row.place, fields["gold"], fields["options"])
+        elif kind == "numeric":
+            fields["unit"] = _text(values, columns.unit)
+            fields["tolerance"] = _number(values, columns.tolerance) or 0.0
+            fields["limits"] = _limits(values, columns)
+        return Draft(row.number, row.place, fields, gold_text)
+
+    def _finish(self, draft: Draft) -> Example:
+        fields, stated = draft.fields, draft.gold_text
+        if fields["kind"] == "choice":
+            options = fields["options"]
+            gold = self.labels.letter(fields["gold"], options)
+            if stated and gold and options.get(gold) != stated:
+                named = f"the gold is option {gold}, {shown(options.get(gold, ''))!r}"
+                raise ValueError(f"{named}, but its text is given as {shown(stated)!r}: are the labels shifted?")
+            fields = fields | {"gold": gold}
+        try:
+            return Example(citation=self.citation, **fields)
+        except ValidationError as error:
+            told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+            raise ValueError(told) from error
 
 
 def _text(values: Mapping[str, Any], column: str) -> str:
@@ -247,23 +285,19 @@ def _options(values: Mapping[str, Any], columns: str | tuple[str, ...]) -> dict[
 
 def _lettered(value: Mapping[str, Any]) -> dict[str, str]:
     """Options that come with their letters; one without a text isn't there."""
-    options = {str(letter).strip().upper(): _text(value, letter) for letter in value}
-    if unknown := [letter for letter in options if letter not in LETTERS or len(letter) != 1]:
+    letters = {key: str(key).strip().upper() for key in value}
+    if unknown := [letter for letter in letters.values() if letter not in LETTERS or len(letter) != 1]:
         raise ValueError(f"option {shown(unknown[0])!r} is called neither A nor by a letter up to {LETTERS[-1]}")
-    return {letter: text for letter, text in options.items() if text}
+    options: dict[str, str] = {}
+    for key, letter in letters.items():
+        if not (text := _text(value, key)):
+            continue
+        if letter in options:
+            raise ValueError(f"two options are called {letter}")
+        options[letter] = text
+    return options
 
 
 def _name(number: int, place: str, id_: str) -> str:
     """How a message names a row: its place, and its id where it has one of its own."""
     return f"{place} (id {shown(id_)!r})" if id_ not in ("", str(number)) else place
-
-
-def _refuse(origin: str, faults: list[tuple[int, str]]) -> None:
-    """Raise when there are faults, all in one message."""
-    if not faults:
-        return
-    told = [text for _, text in sorted(faults, key=lambda fault: fault[0])]
-    if len(told) == 1:
-        raise DataError(f"{origin}: {told[0]}")
-    more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
-    raise DataError("\n  ".join([f"{origin}: {len(told)} faults", *told[:SHOWN], *more]))

@@ -1,6 +1,7 @@
 """Compare: which rows of a source are others than in a dataset that was prepared before."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 from medgrpo.data.patient_data import mask
 from medgrpo.data.store import read_digests, read_manifest
@@ -9,25 +10,26 @@ from medgrpo.settings import Settings
 NAMED = 5
 
 
-def describe_changes(key_before: str, rows: Mapping[str, str], settings: Settings) -> str:
+def describe_changes(key_before: str, rows: Iterable[tuple[str, str]], settings: Settings) -> str:
     """The rows that changed, came or went since a dataset was prepared; empty if it isn't on this disk any more.
 
     Args:
-        rows: id → digest of the source's rows now.
+        rows: id and digest of the source's rows now; ids may be repeated.
     """
     manifest = read_manifest(key_before, settings)
     if manifest is None:
         return ""
-    before = read_digests(manifest.dataset, settings)
+    now, before = Counter(rows), Counter(read_digests(manifest.dataset, settings))
+    added, gone = ({row: None for row, _ in each} for each in (now - before, before - now))  # in the source's order
     told = [
-        _list("changed", [row for row in rows if row in before and rows[row] != before[row]]),
-        _list("new", [row for row in rows if row not in before]),
-        _list("gone", [row for row in before if row not in rows]),
+        _list("changed", [row for row in added if row in gone]),
+        _list("new", [row for row in added if row not in gone]),
+        _list("gone", [row for row in gone if row not in added]),
     ]
     return "; ".join(text for text in told if text)
 
 
-def _list(what: str, ids: Sequence[str]) -> str:
+def _list(what: str, ids: list[str]) -> str:
     """The first ids, as in `2 rows changed: 'a', 'b'`."""
     if not ids:
         return ""

@@ -13,8 +13,8 @@ from itertools import combinations
 from medgrpo.answer import is_correct
 from medgrpo.data.patient_data import mask, shown
 from medgrpo.data.words import (
+    joined_words,
     negations,
-    normalised,
     numbers,
     option_text,
     option_texts,
@@ -46,7 +46,7 @@ def _same_question(examples: Sequence[Example]) -> Iterator[list[int]]:
     """Groups of at least two rows that ask the same."""
     by_words: dict[bytes, list[int]] = defaultdict(list)
     for row, example in enumerate(examples):
-        by_words[stable_hash(f"{example.kind}\n{normalised(example.question)}")].append(row)
+        by_words[stable_hash(f"{example.kind}\n{joined_words(example.question)}")].append(row)
     for rows in by_words.values():
         if len(rows) > 1:
             by_numbers: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -83,6 +83,8 @@ def _same_options(rows: Sequence[int], examples: Sequence[Example]) -> list[list
 def _judge(group: Sequence[int], examples: Sequence[Example]) -> dict[int, Drop]:
     """Why rows of one question are dropped: all of them when two golds exclude each other, else all but the first."""
     rows = [examples[row] for row in group]
+    if rows[0].kind == "text":
+        return {row: _drop_exact(rows[0]) for row in group[1:]}  # two wordings of one answer exclude nothing
     distinct = {(e.gold, e.unit, e.tolerance, e.limits, tuple(e.options.items())): e for e in reversed(rows)}
     clash = next((pair for pair in combinations(distinct.values(), 2) if _exclude(*pair)), None)
     if clash is None:
@@ -106,7 +108,7 @@ def _exclude(one: Example, other: Example) -> bool:
     if one.kind == "choice":
         gold, other_gold = option_text(one.gold_text), option_text(other.gold_text)
         return gold != other_gold and (gold in _texts(other) or other_gold in _texts(one))
-    if one.kind == "text" or normalised(one.unit) != normalised(other.unit):
+    if one.kind == "text" or joined_words(one.unit) != joined_words(other.unit):
         return False  # two wordings of one answer; amounts in two units
     return _accepts(one, one) and _accepts(other, other) and not _accepts(one, other) and not _accepts(other, one)
 
@@ -145,7 +147,7 @@ def _shingles(example: Example) -> list[str]:
 
 def _signature(example: Example) -> bytes:
     """What near duplicates have in common to the letter: numbers, negations and gold."""
-    gold = normalised(example.gold_text) if example.kind in ("choice", "text") else example.gold_text
+    gold = joined_words(example.gold_text) if example.kind in ("choice", "text") else example.gold_text
     figures = numbers("\n".join([example.question, *example.options.values()]))
     return stable_hash("\n".join([example.kind, gold, " ".join(figures), " ".join(negations(_text(example)))]))
 

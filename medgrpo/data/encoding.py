@@ -17,7 +17,7 @@ _NON_ASCII_PAIR = re.compile("[^\x00-\x7f]{2}")  # much faster than the pattern 
 _SPACED = re.compile("[ÃÂâÐÑ] ")
 
 
-def damage(text: str) -> str:
+def find_damage(text: str) -> str:
     """What is damaged and where, the first of each kind ('mojibake: Ã©; control character: …'); empty if intact."""
     found = []
     if not text.isascii():

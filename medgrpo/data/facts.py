@@ -4,22 +4,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from medgrpo.answer import is_correct, is_number, parse, render_gold
+from medgrpo.answer import comparable, is_correct, is_number, parse, render_gold
 from medgrpo.config import Config
 from medgrpo.data.checks import CheckName
-from medgrpo.data.encoding import damage
-from medgrpo.data.language import foreign
+from medgrpo.data.encoding import find_damage
+from medgrpo.data.language import find_foreign
 from medgrpo.data.patient_data import describe, mask, shown
-from medgrpo.data.store import Measured, read_dropped, read_measured
-from medgrpo.data.words import normalised, numbers, stable_hash
+from medgrpo.data.store import GROUP, Measured, read_dropped, read_measured
+from medgrpo.data.words import joined_words, numbers, stable_hash
 from medgrpo.settings import Settings
 from medgrpo.types import SPLITS, DatasetRef, Drop, DropReason, Example, Origin, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK = 10_000
-"""Rows whose facts are found at once."""
 DROP_CHECKS: dict[DropReason, CheckName] = {
     "exact duplicate": "no_exact_duplicate",
     "near duplicate": "no_near_duplicate",
@@ -29,6 +27,7 @@ DROP_CHECKS: dict[DropReason, CheckName] = {
 }
 """Reason for which prepare drops a row → the check that reports it."""
 DESCRIBED: tuple[CheckName, ...] = (
+    "unique_ids",
     "options_distinct",
     "gold_provable",
     "no_held_out_leak",
@@ -44,34 +43,36 @@ def row_facts(config: Config, dataset: DatasetRef, settings: Settings) -> "pd.Da
     import joblib
     import pandas as pd
 
-    chunks = [(split, start) for split in SPLITS for start in range(0, dataset.rows[split], CHUNK)]
+    groups = [(split, group) for split in SPLITS for group in range(-(-dataset.rows[split] // GROUP))]
     # One process a core, but none for what is sooner done than a process has started.
-    workers = joblib.Parallel(n_jobs=-1 if len(chunks) > len(SPLITS) else 1)
+    workers = joblib.Parallel(n_jobs=-1 if len(groups) > len(SPLITS) else 1)
     kept = workers(
-        joblib.delayed(_of_chunk)(dataset, split, start, config.data.language, settings) for split, start in chunks
+        joblib.delayed(_of_group)(dataset, split, group, config.data.language, settings) for split, group in groups
     )
     dropped = [_of_dropped(row, drop) for row, drop in read_dropped(dataset, settings)]
-    rows = pd.concat([*kept, pd.DataFrame(dropped)], ignore_index=True)
-    return _with_leaks(rows)
+    return pd.concat([_compared(pd.concat(kept)), pd.DataFrame(dropped)], ignore_index=True)
 
 
-def _of_chunk(
-    dataset: DatasetRef, split: Split, start: int, expected_language: str, settings: Settings
+def _of_group(
+    dataset: DatasetRef, split: Split, group: int, expected_language: str, settings: Settings
 ) -> "pd.DataFrame":
     """Facts of some rows of a split; apart from the others, so that another process can find them."""
     import pandas as pd
 
-    rows = read_measured(dataset, split, settings, start, CHUNK)
+    rows = read_measured(dataset, split, settings, group)
     return pd.DataFrame([_of_kept(row, split, expected_language) for row in rows])
 
 
-def _with_leaks(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows with the fact that looks at two splits at once: which held-out questions are trained on."""
-    trained = rows.loc[rows["split"] == "train", "words"]
-    leaks = rows["words"].isin(trained) & rows["split"].isin(["validation", "test"])
-    rows["no_held_out_leak"] = rows["words"].isna().map({True: None, False: ""})
-    rows.loc[leaks, "no_held_out_leak"] = "a train row has the same question"
-    return rows
+def _compared(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The kept rows with the facts that look at several of them: repeated ids, and held-out questions trained on."""
+    is_trained = rows["split"] == "train"
+    leaks = rows["words"].isin(rows.loc[is_trained, "words"]) & ~is_trained
+    times = rows.groupby("id")["id"].transform("size")
+    return rows.assign(
+        no_held_out_leak=leaks.map({True: "a train row has the same question", False: ""}),
+        unique_ids=["" if count == 1 else f"{count} rows have this id" for count in times],
+        id=[mask(row) for row in rows["id"]],
+    )
 
 
 def set_facts(origin: Origin, rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -79,7 +80,8 @@ def set_facts(origin: Origin, rows: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     choices = rows[rows["kind"] == "choice"]
-    balance = majority_accuracy(choices) * choices["option_count"].mean() if len(choices) else None
+    chance = (1 / choices["option_count"].astype(float).clip(lower=1)).mean()
+    balance = majority_accuracy(choices) / chance if len(choices) else None
     fact = {"id": "(the set)", "licence_allowed": origin.licence or None, "licence_present": origin.licence or None}
     return pd.DataFrame([fact | {"label_balance": balance}])
 
@@ -105,20 +107,20 @@ def _of_kept(row: Measured, split: Split, expected_language: str) -> dict[str, A
         "gold_provable": _unproven(example),
         "no_patient_data": describe(all_text),
         "text_intact": _damage(all_text),
-        "language": foreign(example.question, expected_language) if expected_language else "",
+        "language": find_foreign(example.question, expected_language) if expected_language else "",
         "gold_fits_completion": row.gold_tokens,
         **dict.fromkeys(DROP_CHECKS.values(), ""),
     }
 
 
 def _of_dropped(row: Measured, drop: Drop) -> dict[str, Any]:
-    return {"id": row.example.id, DROP_CHECKS[drop.reason]: drop.detail}
+    return {"id": mask(row.example.id), DROP_CHECKS[drop.reason]: drop.detail}
 
 
 def _damage(text: str) -> str:
     """What is damaged, and the characters around it, unless they are patient data."""
-    found = damage(text)
-    return found and (damage(mask(text)) or "damaged patient data")
+    found = find_damage(text)
+    return found and (find_damage(mask(text)) or "damaged patient data")
 
 
 def _texts(example: Example) -> Iterator[str]:
@@ -128,14 +130,14 @@ def _texts(example: Example) -> Iterator[str]:
 
 def _words(example: Example) -> bytes:
     """What two rows with the same question, numbers with their signs, and options have in common."""
-    options = sorted(normalised(text) for text in example.options.values())
-    return stable_hash("\n".join([normalised(example.question), *numbers(example.question), *options]))
+    options = sorted(joined_words(text) for text in example.options.values())
+    return stable_hash("\n".join([joined_words(example.question), *numbers(example.question), *options]))
 
 
 def _repeated_option(example: Example) -> str:
     letters: dict[str, list[str]] = defaultdict(list)
     for letter, text in example.options.items():
-        letters[" ".join(text.casefold().split())].append(letter)
+        letters[comparable(text)].append(letter)
     return "; ".join(f"options {' and '.join(same)} are the same" for same in letters.values() if len(same) > 1)
 
 
@@ -145,7 +147,7 @@ def _unproven(example: Example) -> str:
         return f"the gold is no number: {shown(example.gold)!r}"
     gold = parse(render_gold(example))
     if not gold.is_strict:
-        return f"the gold breaks the answer grammar: {', '.join(gold.faults)}"
+        return f"the gold or its reasoning breaks the answer grammar: {', '.join(gold.faults)}"
     if not is_correct(gold.answer, example):
         return f"the gold is not judged right: {shown(example.gold)!r}"
     return "an empty answer is judged right" if is_correct("", example) else ""

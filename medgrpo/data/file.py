@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from medgrpo.data.columns import ColumnMap, read_examples
 from medgrpo.data.formats import RawRow, read_rows
-from medgrpo.data.source import Source
+from medgrpo.data.source import Licence, Source
 from medgrpo.types import Example, Kind, Origin
 
 
@@ -25,8 +25,8 @@ class FileSource(Source):
     """Which column holds which part."""
     header: tuple[str, ...] = ()
     """Column names of a CSV file without a header row."""
-    licence: str = ""
-    """SPDX identifier in lower case, or `own`; empty: unknown."""
+    licence: Licence = ""
+    """SPDX identifier, or `own`; empty: unknown."""
     citation: str = ""
     """Where the questions come from, kept with every example."""
     limit: int = Field(default=0, ge=0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medgrpo.data.patient_data import shown
+from medgrpo.data.patient_data import listed, shown
 from medgrpo.errors import DataError
 
 MAX_FIELD = 10_000_000
@@ -126,7 +126,8 @@ def _read_csv(path: Path, header: tuple[str, ...]) -> Iterator[RawRow]:
         lines = csv.reader(handle, strict=True)
         names = list(header) or next(lines, [])
         if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"the header names {', '.join(map(repr, doubled))} more than once")
+            quoted = listed(f"'{name}'" for name in doubled)
+            raise ValueError(f"the header names {quoted} more than once")
         number, start = 1, lines.line_num + 1
         while (fields := _next_fields(lines, start)) is not None:
             if isinstance(fields, str):

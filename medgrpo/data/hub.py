@@ -8,7 +8,7 @@ from pydantic import Field
 
 from medgrpo.data.columns import ColumnMap, read_examples
 from medgrpo.data.formats import RawRow, number_rows
-from medgrpo.data.source import Source
+from medgrpo.data.source import Licence, Source
 from medgrpo.errors import ConfigError, DataError
 from medgrpo.types import Example, Kind, Origin
 
@@ -35,10 +35,10 @@ class HubSource(Source):
     """What the questions ask for."""
     columns: ColumnMap
     """Which column holds which part."""
-    licence: str = ""
-    """SPDX identifier in lower case, or `own`; empty: what the dataset's card says."""
+    licence: Licence = ""
+    """SPDX identifier, or `own`; empty: what the dataset's card says."""
     citation: str = ""
-    """Where the questions come from, kept with every example; empty: repository and commit."""
+    """Where the questions come from, kept with every example; empty: the repository."""
     limit: int = Field(default=0, ge=0)
     """Read only the first rows; 0: all."""
 
@@ -49,7 +49,8 @@ class HubSource(Source):
             ConfigError: there is no revision.
             DataError: it can't be had, or a column or rows are wrong.
         """
-        citation = self.citation or self.label
+        # Without the commit, which `origin` has: a new one with the same rows is the same data.
+        citation = self.citation or self.repo
         return read_examples(self.rows(), self.columns, self.example_kind, self.label, citation, self.limit)
 
     @property

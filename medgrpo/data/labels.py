@@ -38,7 +38,7 @@ class Labels:
         self._absent = self._absent and number == -1
         if number == 0:
             self._zero = self._zero or place
-        elif number is not None and number == len(options):
+        elif number is not None and number == _count(options):
             self._last = self._last or place
 
     @property
@@ -98,14 +98,24 @@ class Labels:
         raise ValueError(f"gold {shown(gold)!r} is {what}")
 
     def _numbered(self, gold: str, options: Mapping[str, str]) -> str:
-        base: int = self._base
+        base, count = self._base, _count(options)
         number = _read_number(gold)
-        if number is None or not base <= number < base + len(options):
+        if number is None or not base <= number < base + count:
             raise ValueError(
-                f"gold {shown(gold)!r} is no number from {base} to {base + len(options) - 1}: "
+                f"gold {shown(gold)!r} is no number from {base} to {base + count - 1}: "
                 f"there are {len(options)} options, and the first is called {base}"
             )
-        return list(options)[number - base]
+        letter = LETTERS[number - base]
+        if letter not in options:
+            raise ValueError(
+                f"gold {shown(gold)!r} is option {letter}, but there are only {', '.join(sorted(options))}"
+            )
+        return letter
+
+
+def _count(options: Mapping[str, str]) -> int:
+    """How many options there are up to the last one, those without a text included: they have their numbers too."""
+    return LETTERS.index(max(options)) + 1 if options else 0
 
 
 def _read_number(gold: str) -> int | None:

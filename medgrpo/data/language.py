@@ -36,7 +36,7 @@ _HEAD = 400
 _SURE = 0.9
 
 
-def foreign(text: str, expected: str) -> str:
+def find_foreign(text: str, expected: str) -> str:
     """The text's language (ISO 639-1) if it surely isn't `expected`; empty if it is, or there is too little to tell."""
     head = text[:_HEAD]
     expected = expected.partition("-")[0].lower()

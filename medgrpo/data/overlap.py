@@ -123,7 +123,8 @@ class _Index:
             if example.options and entry.example.options:
                 same = options_agree(option_texts(example), option_texts(entry.example))
             else:
-                same = len(text) >= _TELLING_WORDS
+                golds = option_text(example.gold_text), option_text(entry.example.gold_text)
+                same = len(text) >= _TELLING_WORDS or golds[0] == golds[1]
             if same:
                 yield f"same question as {entry}"
 

@@ -1,7 +1,7 @@
 """Patient data in a text: names, birth dates, ways to reach a person, numbers of records (docs/decisions/0004)."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from medgrpo.data.names import person_names
@@ -128,6 +128,13 @@ def mask(text: str) -> str:
 def shown(text: str, length: int = 60) -> str:
     """The start of a text as messages may show it: masked first, so that no half of a number escapes."""
     return mask(text[: 2 * length])[:length]
+
+
+def listed(names: Iterable[object], most: int = 30) -> str:
+    """Names as messages may list them: of columns, say, which are a patient's data where a file lacks its header."""
+    every = [str(name) for name in names]
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(map(shown, every[:most])) + more
 
 
 def describe(text: str) -> str:

@@ -4,22 +4,25 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
+from typing import Any, TypeVar
 
-from medgrpo.changes import note_key
+from medgrpo.changes import find_change, remember_key
 from medgrpo.config import Config
 from medgrpo.data.checks import MAX_CHARACTERS
-from medgrpo.data.collector import collector_paused
 from medgrpo.data.compare import describe_changes
 from medgrpo.data.duplicates import find_duplicates
+from medgrpo.data.garbage import collector_paused
 from medgrpo.data.lengths import gold_lengths, prompt_lengths
 from medgrpo.data.overlap import find_overlaps
 from medgrpo.data.patient_data import mask
 from medgrpo.data.split import split_rows
 from medgrpo.data.store import DROPPED, Manifest, Measured, read_manifest, write_rows
-from medgrpo.errors import ConfigError, DataError
+from medgrpo.errors import ConfigError, DataError, UserError
 from medgrpo.fingerprint import digest, file_digest
 from medgrpo.keys import dataset_parts
 from medgrpo.progress import phases
@@ -27,6 +30,7 @@ from medgrpo.settings import Settings
 from medgrpo.types import SPLITS, BaseRef, DatasetRef, Drop, Example, Split
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Dropped = dict[int, Drop]
 """Place in the source → why that row isn't used."""
@@ -48,23 +52,25 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
         next_phase("reading the benchmarks")
         benchmarks = _load_benchmarks(config)
         digests = [digest(example) for example in examples]
-        key, parts = _key(config, base, examples, digests, benchmarks, settings)
-        if manifest := read_manifest(key, settings):
+        parts = dataset_parts(config, base, rows=digest(digests), benchmarks=_digest_all(benchmarks))
+        _tell_changes(config, parts, examples, digests, settings)
+        if manifest := read_manifest(digest(parts), settings):
+            remember_key(config.name, "dataset", parts, settings)
             return manifest.dataset.model_copy(update={"name": config.name})  # another config may have these rows
 
-        with ThreadPoolExecutor(1) as beside:
-            measuring = beside.submit(_measure, examples, digests, config, base)  # mostly without Python's lock
+        with _beside(_measure, examples, digests, config, base) as measuring:  # mostly without Python's lock
             next_phase("looking for duplicates")
             drops = find_duplicates(examples, config.data.near_duplicate)
             next_phase("comparing with the benchmarks")
-            drops |= find_overlaps(examples, benchmarks) | drops  # a duplicate stays called one
+            drops = find_overlaps(examples, benchmarks) | drops  # a duplicate stays called one
             next_phase("measuring the prompts")
             rows = measuring.result()
-        drops |= _too_long(rows, config.data.max_prompt_tokens) | drops
+        drops = _too_long(rows, config.data.max_prompt_tokens) | drops
         next_phase("writing")
         splits = _split(rows, drops, config)
-        dataset = _store(config, key, parts, splits, [(rows[place], drops[place]) for place in sorted(drops)], settings)
-    _tell(drops, examples)
+        dataset = _store(config, parts, splits, [(rows[place], drops[place]) for place in sorted(drops)], settings)
+        remember_key(config.name, "dataset", parts, settings)
+    _tell_drops(drops, examples)
     return dataset
 
 
@@ -76,34 +82,45 @@ def _load_benchmarks(config: Config) -> dict[str, list[Example]]:
         if source in config.data.benchmarks[:place]:
             raise ConfigError(f"data.benchmarks: {name} is there twice")
         # Two files of one preset, or two subsets of one repository, have one name.
-        benchmarks[f"{name} (benchmark {place + 1})" if name in benchmarks else name] = source.load(config.seed)
+        name = f"{name} (benchmark {place + 1})" if name in benchmarks else name
+        try:
+            benchmarks[name] = source.load(config.seed)
+        except UserError as error:  # its message speaks of data.source, which this isn't
+            raise type(error)(f"data.benchmarks.{place}: {error}") from error
     return benchmarks
 
 
-def _key(
-    config: Config,
-    base: BaseRef,
-    examples: Sequence[Example],
-    digests: Sequence[str],
-    benchmarks: Mapping[str, Sequence[Example]],
-    settings: Settings,
-) -> tuple[str, dict[str, str]]:
-    """The dataset's key and its parts; says what changed since this config was last prepared."""
-    parts = dataset_parts(config, base, rows=digest(digests), benchmarks=_digest_all(benchmarks))
-    change = note_key(config.name, "dataset", parts, settings)
+def _tell_changes(
+    config: Config, parts: Mapping[str, str], examples: Sequence[Example], digests: Sequence[str], settings: Settings
+) -> None:
+    """Say what changed since this config was last prepared: which parts of the key, and which rows."""
+    change = find_change(config.name, "dataset", parts, settings)
     if "rows" in change.parts:
-        rows = {example.id: row for example, row in zip(examples, digests, strict=True)}
+        rows = zip((example.id for example in examples), digests, strict=True)
         if told := describe_changes(change.key_before, rows, settings):
             log.info("the source of '%s' has %s", config.name, told)
-    return digest(parts), parts
 
 
 def _digest_all(benchmarks: Mapping[str, Sequence[Example]]) -> str:
     return digest({name: [digest(example) for example in examples] for name, examples in benchmarks.items()})
 
 
-def _measure(examples: Sequence[Example], digests: Sequence[str], config: Config, base: BaseRef) -> list[Measured]:
-    prompts, golds = prompt_lengths(examples, config.prompt, base), gold_lengths(examples, base)
+@contextmanager
+def _beside(work: Callable[..., T], *arguments: Any) -> Iterator[Future[T]]:
+    """Do some work in a thread; where the block fails or is interrupted, the work is told to stop, and waited for."""
+    stop = Event()
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield thread.submit(work, *arguments, stop)
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _measure(
+    examples: Sequence[Example], digests: Sequence[str], config: Config, base: BaseRef, stop: Event
+) -> list[Measured]:
+    prompts, golds = prompt_lengths(examples, config.prompt, base, stop), gold_lengths(examples, base, stop)
     return [Measured(*row) for row in zip(examples, digests, prompts, golds, strict=True)]
 
 
@@ -143,7 +160,6 @@ def _asked(example: Example) -> str:
 
 def _store(
     config: Config,
-    key: str,
     parts: dict[str, str],
     splits: Mapping[Split, Sequence[Measured]],
     dropped: Sequence[tuple[Measured, Drop]],
@@ -151,12 +167,12 @@ def _store(
 ) -> DatasetRef:
     """Write to a temporary folder, then rename: what has the final name is whole."""
     dataset = DatasetRef(
-        key=key,
+        key=digest(parts),
         name=config.name,
         rows={split: len(splits[split]) for split in SPLITS},
         digests={split: digest([row.digest for row in splits[split]]) for split in SPLITS},
     )
-    target = settings.dataset(key)
+    target = settings.dataset(dataset.key)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
         folder = Path(name) / "dataset"
@@ -174,12 +190,13 @@ def _store(
             files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # a folder that is there but not intact
-        folder.rename(target)
+        if read_manifest(dataset.key, settings) is None:  # else another process was first
+            shutil.rmtree(target, ignore_errors=True)  # a folder that is there but not intact
+            folder.rename(target)
     return dataset
 
 
-def _tell(drops: Dropped, examples: Sequence[Example]) -> None:
+def _tell_drops(drops: Dropped, examples: Sequence[Example]) -> None:
     """Say how many rows each reason cost, with one of them as an example."""
     for reason, count in Counter(drop.reason for drop in drops.values()).items():
         place = next(place for place, drop in drops.items() if drop.reason == reason)

@@ -12,8 +12,8 @@ from medgrpo.data.columns import ColumnMap, read_examples
 from medgrpo.data.file import FileSource
 from medgrpo.data.formats import RawRow
 from medgrpo.data.hub import COMMIT, HubSource
-from medgrpo.data.patient_data import shown
-from medgrpo.data.source import Source
+from medgrpo.data.patient_data import listed, shown
+from medgrpo.data.source import Licence, Source
 from medgrpo.types import Example, Kind, Origin
 
 PresetName = Literal[
@@ -68,8 +68,8 @@ class PresetSource(Source):
     """The hub repository's commit: 40 hexadecimal digits. `medgrpo prepare` prints the newest."""
     split: str = ""
     """Split of the hub repository; empty: train, of the MMLU sets test."""
-    licence: str = ""
-    """SPDX identifier in lower case; empty: the licence that the set is published under."""
+    licence: Licence = ""
+    """SPDX identifier; empty: the licence that the set is published under."""
     citation: str = ""
     """Kept with every example; empty: the set's paper."""
     limit: int = Field(default=0, ge=0)
@@ -141,7 +141,7 @@ def _convert(preset: Preset, row: RawRow) -> RawRow:
     try:
         values = preset.convert(row.values) if preset.convert else row.values
     except KeyError as error:
-        return row._replace(values={}, fault=f"no column {error}; the columns are: {', '.join(map(str, row.values))}")
+        return row._replace(values={}, fault=f"no column {error}; the columns are: {listed(row.values)}")
     except (ValueError, TypeError, SyntaxError) as error:
         return row._replace(values={}, fault=str(error))
     return row._replace(values={**values, "topic": preset.topic} if preset.topic else values)

@@ -1,8 +1,13 @@
 """What every source of questions can do. A new one is a frozen model with a `kind`, `load` and `origin`."""
 
-from typing import Self
+from typing import Annotated, Self
+
+from pydantic import StringConstraints
 
 from medgrpo.types import Example, Frozen, Origin
+
+Licence = Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True)]
+"""A licence as it is compared: `MIT` and `mit` are one."""
 
 
 class Source(Frozen):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 DROPPED = "dropped.parquet"
+GROUP = 10_000
+"""Rows of a Parquet row group: what another process reads at once."""
 
 
 class Manifest(Frozen):
@@ -61,7 +63,7 @@ def write_rows(path: Path, rows: Sequence[Measured], drops: Sequence[Drop] | Non
     if drops is not None:
         columns |= {field: [getattr(drop, field) for drop in drops] for field in Drop.model_fields}
     table = pyarrow.table(columns, schema=_schema(with_drops=drops is not None))
-    pyarrow.parquet.write_table(table, path, compression="zstd")
+    pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=GROUP)
 
 
 def _schema(*, with_drops: bool) -> "pyarrow.Schema":
@@ -87,19 +89,16 @@ def read_split(dataset: DatasetRef, split: Split, settings: Settings) -> list[Ex
     return [row.example for row in read_measured(dataset, split, settings)]
 
 
-def read_measured(
-    dataset: DatasetRef, split: Split, settings: Settings, start: int = 0, count: int | None = None
-) -> list[Measured]:
+def read_measured(dataset: DatasetRef, split: Split, settings: Settings, group: int | None = None) -> list[Measured]:
     """Read rows of one split with their measures.
 
     Args:
-        start: the first row.
-        count: how many; None: all that follow.
+        group: only these rows, `GROUP` of them from `group * GROUP` on; None: all.
 
     Raises:
         NotFoundError: the dataset isn't on this disk.
     """
-    return [_measured(row) for row in _read(dataset, f"{split}.parquet", settings).slice(start, count).to_pylist()]
+    return [_measured(row) for row in _read(dataset, f"{split}.parquet", settings, group=group).to_pylist()]
 
 
 def read_dropped(dataset: DatasetRef, settings: Settings) -> list[tuple[Measured, Drop]]:
@@ -112,26 +111,33 @@ def read_dropped(dataset: DatasetRef, settings: Settings) -> list[tuple[Measured
     return [(_measured(row), Drop(reason=row["reason"], detail=row["detail"])) for row in rows]
 
 
-def read_digests(dataset: DatasetRef, settings: Settings) -> dict[str, str]:
-    """Id → digest of all rows that the source had, the dropped ones too.
+def read_digests(dataset: DatasetRef, settings: Settings) -> list[tuple[str, str]]:
+    """Id and digest of all rows that the source had, the dropped ones too.
 
     Raises:
         NotFoundError: the dataset isn't on this disk.
     """
-    found: dict[str, str] = {}
-    for name in (*(f"{split}.parquet" for split in SPLITS), DROPPED):
-        table = _read(dataset, name, settings, columns=["id", "digest"])
-        found |= zip(*(table[column].to_pylist() for column in ("id", "digest")), strict=True)
-    return found
+    names = (*(f"{split}.parquet" for split in SPLITS), DROPPED)
+    tables = [_read(dataset, name, settings, columns=["id", "digest"]) for name in names]
+    return [
+        pair
+        for table in tables
+        for pair in zip(*(table[column].to_pylist() for column in ("id", "digest")), strict=True)
+    ]
 
 
-def _read(dataset: DatasetRef, name: str, settings: Settings, columns: list[str] | None = None) -> "pyarrow.Table":
+def _read(
+    dataset: DatasetRef, name: str, settings: Settings, columns: list[str] | None = None, group: int | None = None
+) -> "pyarrow.Table":
     import pyarrow.parquet
 
     path = settings.dataset(dataset.key) / name
     if not path.is_file():
         raise NotFoundError(f"dataset {dataset.key} is not in {settings.root}: run `medgrpo prepare` first")
-    return pyarrow.parquet.read_table(path, columns=columns)
+    if group is None:
+        return pyarrow.parquet.read_table(path, columns=columns)
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=columns)
 
 
 def _measured(row: Mapping[str, Any]) -> Measured:
@@ -144,7 +150,7 @@ def read_manifest(key: str, settings: Settings) -> Manifest | None:
     folder = settings.dataset(key)
     try:
         manifest = Manifest.model_validate_json((folder / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # not there; or another version's, of which nothing can be said
         return None
     intact = all(
         (folder / name).is_file() and file_digest(folder / name) == digest for name, digest in manifest.files.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from medgrpo.config import Config
 from medgrpo.data.checks import CHECKS, MAX_CHARACTERS, CheckName
 from medgrpo.data.facts import DESCRIBED, DROP_CHECKS
-from medgrpo.data.patient_data import mask
+from medgrpo.errors import MedgrpoError
 from medgrpo.types import BadRow, ExpectationResult
 
 if TYPE_CHECKING:
@@ -87,11 +87,10 @@ def _suites(config: Config) -> dict[str, Any]:
         return expect(name, gxe.ExpectColumnValuesToBeInSet, column=name, value_set=list(values))
 
     rows = [
-        expect("unique_ids", gxe.ExpectColumnValuesToBeUnique, column="id"),
         between("question_length", 5, MAX_CHARACTERS),
         between("gold_length", 1, MAX_CHARACTERS),
         between("option_count", 2, 10),
-        between("gold_fits_completion", None, config.grpo.max_completion_tokens),
+        between("gold_fits_completion", None, config.shortest_completion_limit),
         *(one_of(name, "") for name in (*DESCRIBED, *DROP_CHECKS.values())),
     ]
     whole = [
@@ -108,15 +107,28 @@ def _suites(config: Config) -> dict[str, Any]:
 def _read_result(result: Any) -> ExpectationResult:
     expectation = result.expectation_config
     name, column = expectation.meta["check"], expectation.kwargs["column"]
+    _require_ran(name, result.exception_info)
     found = result.result.get("unexpected_index_list") or []
     return ExpectationResult(
         name=name,
         meaning=CHECKS[name].meaning,
         severity=str(getattr(expectation.severity, "value", expectation.severity)),
         success=bool(result.success),
-        bad_rows=tuple(BadRow(id=mask(str(row["id"])), value=_shown(row.get(column))) for row in found[:NAMED_ROWS]),
+        bad_rows=tuple(BadRow(id=str(row["id"]), value=_shown(row.get(column))) for row in found[:NAMED_ROWS]),
         bad_count=len(found),
     )
+
+
+def _require_ran(name: str, outcome: Any) -> None:
+    """Raise what Great Expectations caught: a check that couldn't be run has said nothing about the rows.
+
+    Args:
+        outcome: its `exception_info`: of the check, or of each metric that the check needs.
+    """
+    infos = [outcome] if "raised_exception" in (outcome or {}) else (outcome or {}).values()
+    for info in infos:
+        if info["raised_exception"]:
+            raise MedgrpoError(f"check '{name}' could not be run: {info['exception_message']}")
 
 
 def _shown(value: Any) -> str:

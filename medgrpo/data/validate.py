@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from medgrpo.config import Config
-from medgrpo.data.collector import collector_paused
+from medgrpo.data.garbage import collector_paused
 from medgrpo.data.store import read_manifest
 from medgrpo.errors import NotFoundError, ValidationFailed
 from medgrpo.fingerprint import write_whole

@@ -36,7 +36,7 @@ def words(text: str) -> list[str]:
     return [part for word in spaced for part in ((word,) if word.isascii() else _WORD.findall(word))]
 
 
-def normalised(text: str) -> str:
+def joined_words(text: str) -> str:
     """The words with one space between them; of a text without any (an option + or -), its characters."""
     return " ".join(words(text)) or "".join(text.split())
 
@@ -69,7 +69,7 @@ def is_generic(option: str) -> bool:
 
 def option_text(text: str) -> str:
     """An option for comparison: normalised, and 'decreases in preload' is 'decrease in preload'."""
-    return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in normalised(text).split())
+    return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in joined_words(text).split())
 
 
 def option_texts(example: Example) -> frozenset[str]:
