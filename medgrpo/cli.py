@@ -86,7 +86,7 @@ def prepare(
         print(line)
     stages = Stages(pinned, stages.settings)
     report = validate(stages.config, stages.dataset, stages.settings, data_docs)
-    print(describe_dataset(stages.config, stages.dataset, report, stages.settings))
+    print(describe_dataset(stages.config, stages.dataset, report, stages.settings, data_docs))
 
 
 @app.command()

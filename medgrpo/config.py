@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from medgrpo.answer import DEFAULT_SYSTEM_PROMPT
 from medgrpo.base_models import AnyBase, WheelBase
@@ -31,7 +31,7 @@ class DataConfig(Frozen):
     """Rows whose prompt is longer are dropped, with the reason kept."""
     near_duplicate: float = Field(default=0.85, gt=0.5, le=1)
     """Jaccard similarity of word shingles from which on two questions count as one."""
-    language: Annotated[str, StringConstraints(pattern=r"^([a-z]{2})?$")] = "en"
+    language: str = "en"
     """ISO 639-1 code that the questions are expected in; empty: any."""
     allowed_licences: tuple[Licence, ...] = (
         "own",
@@ -45,6 +45,13 @@ class DataConfig(Frozen):
     """SPDX identifiers in lower case; `own` is what the user holds the rights to."""
     severities: dict[CheckName, Severity] = Field(default_factory=dict)
     """Check → `critical` (stops a run) or `warning`, where it is to differ from the default."""
+
+    @field_validator("language")
+    @classmethod
+    def _is_code(cls, language: str) -> str:
+        if language and not (len(language) == 2 and language.isascii() and language.islower()):
+            raise ValueError('two letters of ISO 639-1, such as "en"; "" for no check')
+        return language
 
     @property
     def sources(self) -> tuple[AnySource, ...]:

@@ -221,6 +221,7 @@ def _listens(port: int) -> bool:
 def test_ctrl_c_during_training_leaves_nothing_running(tmp_path: Path, settings: Settings, base: BaseRef) -> None:
     environment = os.environ | {"MEDGRPO_HOME": str(_home(tmp_path, settings)), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "medgrpo.cli", "run", "configs/smoke.toml", "--set", "grpo.steps=400"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a background job ignore it, as would the run
     run = subprocess.Popen(
         command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )

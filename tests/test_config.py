@@ -62,8 +62,8 @@ def test_gpu_presets_keep_the_original_projects_settings(name: str) -> None:
 @pytest.mark.parametrize("name", GPU)
 def test_gpu_presets_pin_what_they_download(name: str) -> None:
     config = read_config(ROOT / "configs" / f"{name}.toml").model_dump()
-    for pinned in (config["policy"]["base"], config["data"]["source"]):
-        assert pinned["kind"] == "hub"
+    for pinned, kind in ((config["policy"]["base"], "hub"), (config["data"]["source"], "preset")):
+        assert pinned["kind"] == kind
         assert SHA.fullmatch(pinned["revision"])
 
 

@@ -51,6 +51,10 @@ POSITIVE = {
         ("His number +33 6 12 34 56 78 is new.", "+33 6 12 34 56 78"),
         ("Phone: 555 0167", "555 0167"),
         ("Tel. 03 9876 5432", "03 9876 5432"),
+        ("Call her daughter on 020 7946 0958.", "020 7946 0958"),
+        ("WhatsApp 07700 900123", "07700 900123"),
+        ("Telefon 030/12345678", "030/12345678"),
+        ("her number is (01632) 960123", "(01632) 960123"),
     ],
     "e-mail": [
         ("write to jane.doe@example.com", "jane.doe@example.com"),
@@ -132,6 +136,7 @@ NEGATIVE = {
         "Doses of 100-200-1000 mg; code J45.909",
         "Counts reached 1000000 cells. Red cell: 5000000. A white blood cell: 12000/mm3; red cell 5000000/mm3",
         "Patients were interviewed by telephone 2001-2003.",
+        "Day 01 2020 to 02 2021, lot 0123 456, p = 0.012 345 6789, 007 12 345",
         "Na+ 140, K+ 4.0, a change of +10, +20 or +30",
         "In an emergency call 911. Contact 3 times 20 minutes",
     ],

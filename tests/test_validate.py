@@ -157,7 +157,7 @@ def test_groups_of_rows_in_other_processes_have_the_same_facts(
 )
 def test_label_balance_is_against_chance(counts: list[int], letters: str, balanced: float) -> None:
     rows = pd.DataFrame({"kind": "choice", "gold": list(letters), "option_count": counts})
-    found = set_facts(Origin(name="x"), rows)["label_balance"][0]
+    found = set_facts(Config(name="x"), Origin(name="x"), rows)["label_balance"][0]
     assert found == pytest.approx(balanced, rel=0.1)
 
 

@@ -1,6 +1,7 @@
 """What `medgrpo prepare` prints."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from medgrpo.config import Config, DataConfig
 from medgrpo.data.store import read_manifest
@@ -17,7 +18,9 @@ def describe_pins(given: DataConfig, pinned: DataConfig) -> Iterator[str]:
             yield f'{name}: add revision = "{after.origin().revision}" to the config; nothing trains without it'
 
 
-def describe_dataset(config: Config, dataset: DatasetRef, report: ValidationReport, settings: Settings) -> str:
+def describe_dataset(
+    config: Config, dataset: DatasetRef, report: ValidationReport, settings: Settings, data_docs: Path | None
+) -> str:
     """Counts, warnings, and where the report is."""
     manifest = read_manifest(dataset.key, settings)
     assert manifest is not None, "a dataset that was just validated is there"
@@ -32,6 +35,7 @@ def describe_dataset(config: Config, dataset: DatasetRef, report: ValidationRepo
         f"always giving the most frequent gold is right {report.majority_accuracy:.3f} of the time",
         f"{len(report.results)} checks, {len(failed)} warning{'' if len(failed) == 1 else 's'}",
         *(f"  {describe(result)}" for result in failed),
+        *(f"data docs: {page}" for page in (data_docs.rglob("local_site/index.html") if data_docs else ())),
         f"report: {report_folder(config, dataset, settings) / 'report.html'}",
     ]
     return "\n".join(lines)

@@ -75,15 +75,22 @@ def _compared(rows: "pd.DataFrame") -> "pd.DataFrame":
     )
 
 
-def set_facts(origin: Origin, rows: "pd.DataFrame") -> "pd.DataFrame":
+def set_facts(config: Config, origin: Origin, rows: "pd.DataFrame") -> "pd.DataFrame":
     """Facts of the set as a whole, as one row: its licence, and how uneven the letters of its golds are."""
     import pandas as pd
 
     choices = rows[rows["kind"] == "choice"]
     chance = (1 / choices["option_count"].astype(float).clip(lower=1)).mean()
     balance = majority_accuracy(choices) / chance if len(choices) else None
-    fact = {"id": "(the set)", "licence_allowed": origin.licence or None, "licence_present": origin.licence or None}
-    return pd.DataFrame([fact | {"label_balance": balance}])
+    licence = origin.licence
+    allowed = not licence or licence in config.data.allowed_licences
+    fact = {
+        "id": "(the set)",
+        "licence_allowed": "" if allowed else f"{licence!r} is none of {', '.join(config.data.allowed_licences)}",
+        "licence_present": "" if licence else 'give data.source.licence an SPDX identifier, or "own"',
+        "label_balance": balance,
+    }
+    return pd.DataFrame([fact])
 
 
 def majority_accuracy(rows: "pd.DataFrame") -> float:

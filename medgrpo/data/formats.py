@@ -56,7 +56,7 @@ def read_rows(path: Path, header: tuple[str, ...] = ()) -> Iterator[RawRow]:
     }
     ending = path.suffix.lower()
     if not path.is_file():
-        raise DataError(f"data.source.path: no such file: {path}")
+        raise DataError(f"data.source.path: no such file: {path} (relative paths start at {Path.cwd()})")
     if ending not in readers:
         raise DataError(f"{path}: unknown format '{path.suffix}'; known: {', '.join(readers)}")
     try:

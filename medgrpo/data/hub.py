@@ -116,8 +116,8 @@ def _snapshot(repo: str, revision: str, label: str, pattern: str | None = None) 
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=pattern))
     except (OSError, ValueError) as error:  # HTTP, offline, not cached: all are OSErrors; a malformed name: ValueError
         raise DataError(
-            f"{label}: not in the hub cache, and not to be downloaded: check data.source.repo and revision, unset "
-            f"HF_HUB_OFFLINE, or copy the hub cache from a machine with a network: {error}"
+            f"{label}: not in the hub cache, and not to be downloaded: check its name and revision, connect "
+            f"to the hub (without HF_HUB_OFFLINE), or name a local file by path: {str(error).splitlines()[0]}"
         ) from error
 
 

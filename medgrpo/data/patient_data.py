@@ -36,6 +36,9 @@ _US_PHONE = re.compile(
 )
 # +49 30 1234567, +33 6 12 34 56 78. Changes and charges (+10, Na+ 140) have fewer than 9 digits or a letter before.
 _WORLD_PHONE = re.compile(r"\+(?<![\w+).]\+)[1-9]\d{0,2}(?:[ -]?(?:\(\d{1,4}\)|\d{1,12})){1,6}(?![\w/]|[.,]\d)")
+# 020 7946 0958, 07700 900123, (030) 12345678: national numbers begin with 0, as no count or measure does, and have 10
+# or 11 digits.
+_TRUNK_PHONE = re.compile(r"(?=[(0])(?<![\w./+,-])\(?0\d{2,4}\)?[ /-]\d{3,8}(?:[ -]\d{3,5})?(?![\w/-]|[.,]\d)")
 # Phone: 555 0167, tel. no. 03 1234 5678, reach him at 5550167. 'Red cell: 7000000' and 'reached 1000000' are counts.
 _LABELLED_PHONE = re.compile(
     r"\b(?:(?:tele|mobile |cell ?|home )?phone|"
@@ -161,6 +164,7 @@ def _numbers(text: str) -> Iterator[Span]:
     if "ssn" in lower or "social security" in lower:
         yield from (Span("social security number", *match.span(1)) for match in _LABELLED_SSN.finditer(text))
     yield from (Span("phone", *match.span()) for match in _US_PHONE.finditer(text))
+    yield from (Span("phone", *match.span()) for match in _TRUNK_PHONE.finditer(text) if _is_phone(match[0], 10, 11))
     yield from (Span("phone", *match.span()) for match in _WORLD_PHONE.finditer(text) if _is_phone(match[0], 9))
     if any(label in lower for label in _PHONE_LABELS):
         yield from (Span("phone", *match.span(1)) for match in _LABELLED_PHONE.finditer(text) if _is_phone(match[1], 7))
@@ -180,8 +184,8 @@ def _is_record(match: re.Match[str]) -> bool:
     return sum(map(str.isdigit, match["value"])) >= (4 if match["sign"].strip() else 5)
 
 
-def _is_phone(number: str, least: int) -> bool:
-    return least <= sum(map(str.isdigit, number)) <= 15 and not _YEARS.fullmatch(number)
+def _is_phone(number: str, least: int, most: int = 15) -> bool:
+    return least <= sum(map(str.isdigit, number)) <= most and not _YEARS.fullmatch(number)
 
 
 def _emails(text: str) -> Iterator[Span]:

@@ -64,7 +64,7 @@ def _check(config: Config, dataset: DatasetRef, settings: Settings, data_docs: P
     if manifest is None:
         raise NotFoundError(f"dataset {dataset.key} is not in {settings.root}: run `medgrpo prepare` first")
     rows = row_facts(config, dataset, settings)
-    tables = {"rows": rows, "set": set_facts(manifest.origin, rows)}
+    tables = {"rows": rows, "set": set_facts(config, manifest.origin, rows)}
     report = ValidationReport(
         dataset_key=dataset.key,
         results=tuple(run_suite(config, tables)),
