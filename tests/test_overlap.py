@@ -47,7 +47,8 @@ ANTIBIOTICS = ("Clindamycin", "Metronidazole", "Erythromycin", "Rovamycin")
             text("q", "What is the cause of gout?"),
             "same question",
         ),
-        (text("r", "What is gout?"), text("q", "What is gout?"), ""),  # too short to be evidence
+        (text("r", "What is gout?", "a joint"), text("q", "What is gout?", "urate"), ""),  # too short to be evidence
+        (text("r", "What is gout?"), text("q", "What is gout?"), "same question as question 'q' of bench"),
         (choice("r", "Gout is", "x", "y", "z", "v"), choice("q", "Gout is", "y", "x", "t", "u"), "same question"),
         (choice("r", "Gout is", "x", "y", "z", "v"), choice("q", "Gout is", "x", "s", "t", "u"), ""),
         (choice("r", "Which of these is true?", "a1", "b1"), choice("q", "Which of these is true?", "c1", "d1"), ""),

@@ -124,7 +124,7 @@ class _Index:
                 same = options_agree(option_texts(example), option_texts(entry.example))
             else:
                 golds = option_text(example.gold_text), option_text(entry.example.gold_text)
-                same = len(text) >= _TELLING_WORDS or golds[0] == golds[1]
+                same = len(text) >= _TELLING_WORDS or (bool(text) and golds[0] == golds[1])
             if same:
                 yield f"same question as {entry}"
 
