@@ -5,7 +5,7 @@ from functools import cached_property
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
-from medgrpo.data.validate import report_folder, validate
+from medgrpo.data.validate import validate_for_run
 from medgrpo.evaluate import best, evaluate, publish
 from medgrpo.grpo.launch import train
 from medgrpo.keys import noted_train_key
@@ -14,7 +14,7 @@ from medgrpo.registry import register
 from medgrpo.report import draw_curve
 from medgrpo.rewards.audit import audit_config
 from medgrpo.settings import Settings
-from medgrpo.tracking import close_run, fail_run, log_files, log_report, open_run
+from medgrpo.tracking import close_run, fail_run, log_report, open_run
 from medgrpo.types import (
     BaseRef,
     CheckpointRef,
@@ -56,7 +56,7 @@ class Stages:
         """The finished training, after validated questions and audited rewards."""
         run, settings = self.run, self.settings
         try:
-            self._validate()
+            validate_for_run(self.config, self.dataset, run, settings)
             audited = audit_config(self.config, self.base, self.dataset, settings)
             log_report(run.run_id, "audit", audited, settings)
             training = train(self.config, self.base, self.dataset, run, settings)
@@ -66,14 +66,6 @@ class Stages:
             raise
         close_run(run.run_id, settings)
         return training
-
-    def _validate(self) -> None:
-        """Check the questions; the report goes to MLflow whether they pass or not."""
-        folder = report_folder(self.config, self.dataset, self.settings)
-        try:
-            validate(self.config, self.dataset, self.settings)
-        finally:
-            log_files(self.run.run_id, sorted(folder.iterdir()), "data", self.settings)
 
     def reports(self, split: Split) -> list[EvalReport]:
         """Reports of the base model and of every checkpoint."""

@@ -14,9 +14,10 @@ import pytest
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.config_file import read_config
+from medgrpo.data import PresetSource
 from medgrpo.data.prepare import prepare
 from medgrpo.settings import Settings
-from medgrpo.types import BaseRef, DatasetRef
+from medgrpo.types import BaseRef, DatasetRef, Example
 
 # Times on a shared machine say nothing about the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -58,3 +59,10 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("../shared/data is not here: real question sets are not part of the repository")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def medmcqa(shared_data: Path) -> list[Example]:
+    """The MedMCQA cut, with a row's place as its id."""
+    source = PresetSource(name="medmcqa", path=str(shared_data / "medmcqa" / "dev_first2000.jsonl"))
+    return [example.model_copy(update={"id": str(place)}) for place, example in enumerate(source.load(0))]

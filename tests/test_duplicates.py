@@ -206,16 +206,6 @@ def test_built_in_questions_all_stay() -> None:
     assert find_duplicates(generate(5000, 1), 0.85) == {}
 
 
-@pytest.fixture
-def medmcqa(shared_data: Path) -> list[Example]:
-    with (shared_data / "medmcqa" / "dev_first2000.jsonl").open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [
-        choice(str(n), r["question"], *(r["op" + c] for c in "abcd"), gold="ABCD"[r["cop"] - 1])
-        for n, r in enumerate(rows)
-    ]
-
-
 def test_real_duplicates(medmcqa: list[Example]) -> None:
     drops = find_duplicates(medmcqa, 0.85)
     by_reason = {

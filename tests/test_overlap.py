@@ -156,16 +156,6 @@ def medqa(shared_data: Path) -> list[Example]:
     return [choice(str(n), r["question"], *r["options"].values(), gold=r["answer_idx"]) for n, r in enumerate(rows)]
 
 
-@pytest.fixture
-def medmcqa(shared_data: Path) -> list[Example]:
-    with (shared_data / "medmcqa" / "dev_first2000.jsonl").open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [
-        choice(str(n), r["question"], *(r["op" + c] for c in "abcd"), gold="ABCD"[r["cop"] - 1])
-        for n, r in enumerate(rows)
-    ]
-
-
 @pytest.mark.parametrize(
     ("original", "expected"),
     [

@@ -1,15 +1,17 @@
 """Validate: every check on a prepared dataset. Critical failures stop a run; every failure names its rows."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from medgrpo.config import Config
 from medgrpo.data.garbage import collector_paused
 from medgrpo.data.store import read_manifest
-from medgrpo.errors import NotFoundError, ValidationFailed
+from medgrpo.errors import NotFoundError, TrackingError, ValidationFailed
 from medgrpo.fingerprint import write_whole
 from medgrpo.keys import validation_key
 from medgrpo.settings import Settings
-from medgrpo.types import DatasetRef, ExpectationResult, ValidationReport
+from medgrpo.tracking import log_files
+from medgrpo.types import DatasetRef, ExpectationResult, RunRef, ValidationReport
 
 SHOWN = 5
 """Rows that a failure's message names; the report names more."""
@@ -35,6 +37,27 @@ def validate(
         page = report_folder(config, dataset, settings) / "report.html"
         raise ValidationFailed(f"the questions failed critical checks:\n{lines}\nThe whole report: {page}")
     return report
+
+
+def validate_for_run(config: Config, dataset: DatasetRef, run: RunRef, settings: Settings) -> ValidationReport:
+    """Check a prepared dataset, and store the reports in the run whether it passes or not.
+
+    Raises:
+        ValidationFailed: as `validate`.
+        TrackingError: the questions passed, but MLflow doesn't take the reports.
+    """
+    try:
+        report = validate(config, dataset, settings)
+    except ValidationFailed:
+        with suppress(TrackingError):  # what is wrong with the questions matters more than where it is told
+            _upload(config, dataset, run, settings)
+        raise
+    _upload(config, dataset, run, settings)
+    return report
+
+
+def _upload(config: Config, dataset: DatasetRef, run: RunRef, settings: Settings) -> None:
+    log_files(run.run_id, sorted(report_folder(config, dataset, settings).iterdir()), "data", settings)
 
 
 def describe(result: ExpectationResult) -> str:
