@@ -152,10 +152,17 @@ def test_an_interrupt_ends_the_counting_of_tokens_too(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def count(*arguments: Any) -> list[int]:
+        told.append(arguments[-1].wait(timeout=20))
+        return []
+
+    told: list[bool] = []
     monkeypatch.setattr("medgrpo.data.prepare.find_duplicates", interrupt)
+    monkeypatch.setattr("medgrpo.data.prepare.prompt_lengths", count)
     settings, before = Settings(home=tmp_path / "home"), threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         prepare(_config(_write(tmp_path / "rows.csv", _rows(20))), base, settings)
+    assert told == [True], "it went on counting"
     assert threading.active_count() == before
     assert not (settings.root / "datasets").exists()
 
@@ -170,6 +177,7 @@ def test_repeated_ids_are_told_apart_by_their_content(
     with caplog.at_level(logging.INFO, logger="medgrpo"):
         prepare(_config(path), base, settings)
     assert "has 1 row new: 'r35'" in caplog.text
+    assert "gone" not in caplog.text
 
 
 def test_a_manifest_of_another_version_counts_as_none(prepared: Prepared) -> None:
