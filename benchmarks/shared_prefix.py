@@ -33,7 +33,7 @@ def step_seconds(config: Config, base: BaseRef, examples: list[Example], shared:
     from medgrpo.grpo.trainer import SharedPrefixTrainer, rollout
     from medgrpo.policy import load_base
     from medgrpo.rewards import FormatReward
-    from medgrpo.rewards.scoring import TrlReward
+    from medgrpo.rewards.trl import for_trl
 
     policy = load_base(base.folder)
     lora = config.policy.lora
@@ -46,7 +46,7 @@ def step_seconds(config: Config, base: BaseRef, examples: list[Example], shared:
             model=policy.model,
             processing_class=policy.tokenizer,
             args=arguments,
-            reward_funcs=[TrlReward(FormatReward())],
+            reward_funcs=[for_trl(FormatReward())],
             train_dataset=train_rows(examples, config),
             peft_config=LoraConfig(
                 r=lora.r, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), task_type="CAUSAL_LM"

@@ -1,15 +1,13 @@
-"""The answer grammar: the prompt that asks for it, the parser that reads it, and the judge of a parsed answer.
+"""The answer grammar: the prompt that asks for it, and the parser that reads it.
 
 A completion follows the grammar when it is exactly one `<reasoning>…</reasoning>` block, then exactly one
-`<answer>…</answer>` block, with nothing but white space outside and something inside each.
+`<answer>…</answer>` block, with nothing but white space outside, something inside each, and three words of reasoning at
+least. `medgrpo.judge` says what is right.
 """
 
 import re
-from collections.abc import Callable
-from datetime import date, datetime
-from typing import Any
 
-from medgrpo.types import Example, Kind, Parsed
+from medgrpo.types import Example, Parsed
 
 DEFAULT_SYSTEM_PROMPT = """Respond in the following format:
 <reasoning>
@@ -19,9 +17,13 @@ DEFAULT_SYSTEM_PROMPT = """Respond in the following format:
 ...
 </answer>"""
 
-_NUMBER = re.compile(r"([-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(.*)", re.DOTALL)
-_DATE_FORMATS = ("%m/%d/%Y", "%Y-%m-%d", "%B %d, %Y", "%d %B %Y")
-_LETTER = re.compile(r"\(?([A-Za-z])\)?(?:\s*[.:)\-]\s*(.*)|\s*)", re.DOTALL)
+_FEWEST_WORDS = 3
+_LONGEST_LABEL = 6
+"""Words of a line such as `Here is my thought process:` that is a label, where nothing follows it."""
+# Scripts without spaces, in which each character counts as a word: Thai, Lao, Burmese, Khmer, Kana, Han, Hangul.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 def render_question(example: Example) -> str:
@@ -31,9 +33,10 @@ def render_question(example: Example) -> str:
 
 
 def render_gold(example: Example) -> str:
-    """A completion in the strict grammar that gives the gold answer, with the worked reasoning where there is one."""
-    gold = f"{example.gold} {example.unit}".strip() if example.kind == "numeric" else example.gold
-    return render_completion(example.reasoning or "The facts in the question lead to this.", gold)
+    """A completion in the strict grammar that gives the gold answer, with the worked reasoning if it says anything."""
+    gold = example.gold if example.kind == "choice" else example.gold_text
+    reasoning = "The facts in the question lead to this." if _says_nothing(example.reasoning) else example.reasoning
+    return render_completion(reasoning, gold)
 
 
 def render_completion(reasoning: str, answer: str) -> str:
@@ -59,7 +62,10 @@ def messages(system: str, demonstrations: tuple[tuple[str, str], ...], question:
 def parse(completion: str) -> Parsed:
     """Read a completion, and note each way in which it breaks the grammar. Never raises; takes linear time."""
     faults: list[str] = []
+    completion = without_halves(completion)
     reasoning = _block(completion, "reasoning", faults)
+    if reasoning and _says_nothing(reasoning):
+        faults.append("reasoning says nothing")
     answer = _block(completion, "answer", faults)
     if reasoning is not None and answer is not None:
         if completion.index("<answer>") < completion.index("<reasoning>"):
@@ -69,9 +75,9 @@ def parse(completion: str) -> Parsed:
     return Parsed(reasoning=reasoning, answer=answer, faults=tuple(faults))
 
 
-def is_correct(answer: str | None, example: Example) -> bool:
-    """Whether a parsed answer is right. Rewards and evaluation both ask here, so they can't disagree."""
-    return answer is not None and _JUDGES[example.kind](answer.strip(), example)
+def without_halves(text: str) -> str:
+    """The text with ? for halves of surrogate pairs, which no tokenizer takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _block(text: str, tag: str, faults: list[str]) -> str | None:
@@ -99,75 +105,8 @@ def _outside(completion: str) -> bool:
     return bool(before.strip() or between.strip() or after.strip() or "<answer>" in inside)
 
 
-def comparable(text: str) -> str:
-    """Text for comparison: case, runs of white space and closing punctuation don't count."""
-    return " ".join(text.casefold().split()).strip(" .,;:!\"'")
-
-
-def _judge_choice(answer: str, example: Example) -> bool:
-    """Right: the gold letter, the gold option's text, or both; a letter with another option's text is wrong.
-
-    A bare letter of an option always means that option, also where the gold's text is that letter (blood group A).
-    """
-    if example.gold not in example.options:
-        return False
-    gold_text = comparable(example.options[example.gold])
-    match = _LETTER.fullmatch(answer)
-    is_bare = match is not None and not comparable(match[2] or "") and match[1].upper() in example.options
-    if comparable(answer) == gold_text and not is_bare:
-        return True
-    if match is None:
-        return False
-    letter, text = match[1].upper(), comparable(match[2] or "")
-    return letter == example.gold and text in ("", gold_text)
-
-
-def _judge_numeric(answer: str, example: Example) -> bool:
-    """Right: a number within the limits, or else the tolerance, alone or with the gold's own unit."""
-    match = _NUMBER.fullmatch(answer)
-    if match is None:
-        return False
-    unit = comparable(match[2])
-    if unit and unit != comparable(example.unit):
-        return False
-    number, gold = read_number(match[1]), read_number(example.gold)
-    lowest, highest = example.limits or (gold - example.tolerance, gold + example.tolerance)
-    return lowest - 1e-9 <= number <= highest + 1e-9
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number, alone, as a numeric gold must be; thousands may have commas."""
-    match = _NUMBER.fullmatch(text)
-    return match is not None and not match[2]
-
-
-def read_number(text: str) -> float:
-    """The number that a numeric gold is."""
-    return float(text.replace(",", ""))
-
-
-def _judge_date(answer: str, example: Example) -> bool:
-    """Right: the gold's day, as month/day/year, year-month-day, or with the month's English name."""
-    return (day := _read_date(answer)) is not None and day == _read_date(example.gold)
-
-
-def _read_date(text: str) -> date | None:
-    for form in _DATE_FORMATS:
-        try:
-            return datetime.strptime(text.strip(" ."), form).date()
-        except ValueError:
-            continue
-    return None
-
-
-def _judge_text(answer: str, example: Example) -> bool:
-    """Right: the gold's words."""
-    return comparable(answer) == comparable(example.gold)
-
-
-_JUDGES: dict[Kind, Callable[[str, Example], Any]] = {
-    "choice": _judge_choice,
-    "numeric": _judge_numeric,
-    "date": _judge_date,
-    "text": _judge_text,
-}
+def _says_nothing(reasoning: str) -> bool:
+    """Whether a reasoning has fewer than three words, or is a label that nothing follows."""
+    spaced, unspaced = _UNSPACED.subn(" ", reasoning)
+    words = unspaced + sum(any(map(str.isalnum, chunk)) for chunk in spaced.split())
+    return words < _FEWEST_WORDS or (words <= _LONGEST_LABEL and reasoning.rstrip("* ").endswith((":", "：")))

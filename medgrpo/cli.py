@@ -91,17 +91,22 @@ def prepare(
 
 @app.command()
 def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Let the rewards prove themselves on the train rows: full marks for gold, none for cheats.
+    """Let the rewards prove themselves on the train rows: full marks for gold, none for cheats; exit code 2 if not.
 
-    Example:  medgrpo audit configs/laptop.toml
+    The page is kept in the home folder, as audits/KEY/report.html; `medgrpo run` stores it in MLflow, too.
+
+    Example:  medgrpo audit configs/laptop.toml --set rewards=original
     """
-    from medgrpo.rewards.audit import audit_config
+    from medgrpo.audit.audit import audit_config, page_path
+    from medgrpo.audit.page import describe_refusal, make_console, print_report
+    from medgrpo.errors import AuditFailed
 
     stages = _stages(config_path, overrides)
     report = audit_config(stages.config, stages.base, stages.dataset, stages.settings)
-    print(f"{'family':32} {'mean':>8} {'highest':>8}   on {report.rows} rows")
-    for row in report.families:
-        print(f"{row.family:32} {row.mean:8.3f} {row.highest:8.3f}   {'passed' if row.passed else 'FAILED'}")
+    page = page_path(stages.config, stages.base, stages.dataset, stages.settings)
+    print_report(report, page, make_console())
+    if not report.passed:
+        raise AuditFailed(describe_refusal(report, page))
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Everything that changes a result: frozen models, one per TOML section. Read a file with `config_file.read_config`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -9,7 +9,7 @@ from medgrpo.base_models import AnyBase, WheelBase
 from medgrpo.data import AnySource, ClinicalSource
 from medgrpo.data.checks import CheckName
 from medgrpo.data.source import Licence
-from medgrpo.rewards import AnyReward, CorrectReward, FormatReward
+from medgrpo.rewards import PRESETS, AnyReward
 from medgrpo.types import Frozen, Severity
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -226,8 +226,8 @@ class Config(Frozen):
     """What is trained."""
     prompt: PromptConfig = PromptConfig()
     """How a question is put."""
-    rewards: tuple[AnyReward, ...] = Field(default=(CorrectReward(), FormatReward(weight=0.5)), min_length=1)
-    """The total reward is the weighted sum of these."""
+    rewards: tuple[AnyReward, ...] = Field(default=PRESETS["default"], min_length=1)
+    """The total reward is the weighted sum of these; or the name of a preset: default, corrected, original."""
     grpo: GrpoConfig = GrpoConfig()
     """How the policy is trained."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -239,11 +239,20 @@ class Config(Frozen):
     serve: ServeConfig = ServeConfig()
     """The limits of the served stage."""
 
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _from_preset(cls, rewards: Any) -> Any:
+        if isinstance(rewards, str) and rewards not in PRESETS:
+            raise ValueError(f"no preset has this name: choose {', '.join(PRESETS)}, or write [[rewards]] tables")
+        return PRESETS[rewards] if isinstance(rewards, str) else rewards
+
     @model_validator(mode="after")
-    def _one_reward_of_a_kind(self) -> "Config":
-        kinds = [reward.kind for reward in self.rewards]
-        if doubled := {kind for kind in kinds if kinds.count(kind) > 1}:
-            raise ValueError(f"rewards: more than one of kind {', '.join(sorted(doubled))}: give it one weight")
+    def _one_reward_of_a_name(self) -> "Config":
+        labels = [reward.label for reward in self.rewards]
+        if doubled := {label for label in labels if labels.count(label) > 1}:
+            raise ValueError(
+                f"rewards: more than one is named {', '.join(sorted(doubled))}: give it one weight, or rename the function"
+            )
         return self
 
     @property

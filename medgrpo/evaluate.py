@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgrpo.answer import is_correct, messages, parse, render_question
+from medgrpo.answer import messages, parse, render_question
 from medgrpo.config import Config, EvaluationConfig
 from medgrpo.data.store import read_split
 from medgrpo.errors import NotFoundError
 from medgrpo.fingerprint import write_whole
+from medgrpo.judge import is_correct
 from medgrpo.keys import eval_key
 from medgrpo.policy import Policy, adapter_digest, attach, load_base
 from medgrpo.progress import track

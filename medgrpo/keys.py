@@ -5,7 +5,8 @@ from importlib.metadata import version
 
 from medgrpo.changes import find_change, remember_key
 from medgrpo.config import Config
-from medgrpo.fingerprint import PACKAGE, digest, file_digest, source_digest
+from medgrpo.fingerprint import digest, source_digest
+from medgrpo.page import template_digest
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, Split
 
@@ -13,23 +14,32 @@ CHECKED_ONLY = {"language", "allowed_licences", "severities"}
 """Keys of the data section that decide what is found in a dataset, not what is in it."""
 
 
+TRAINER_LIBRARIES = (
+    *("trl", "transformers", "peft", "torch"),
+    *("sentence-transformers", "pint", "drug-named-entity-recognition"),
+)
+"""Packages of whose next version nobody knows whether it trains and scores to the same bits."""
+
+
 @lru_cache(maxsize=1)
 def trainer_source() -> str:
-    """Digest of the code that decides what a training yields: rewards, grammar, trainer, and TRL's version."""
-    return digest([source_digest("rewards", "grpo", "answer.py", "policy.py"), version("trl")])
+    """Digest of the code that decides what a training yields: rewards, grammar, judge, trainer, and their libraries."""
+    libraries = [version(name) for name in TRAINER_LIBRARIES]
+    parts = ("rewards", "contradictions", "grpo", "judge", "answer.py", "policy.py", "types.py")
+    return digest([source_digest(*parts), libraries])
 
 
 @lru_cache(maxsize=1)
 def scorer_source() -> str:
     """Digest of the code that decides what an evaluation yields."""
-    return source_digest("answer.py", "evaluate.py", "statistics.py", "policy.py")
+    return digest([source_digest("answer.py", "judge", "evaluate.py", "statistics.py", "policy.py"), version("pint")])
 
 
 @lru_cache(maxsize=1)
 def data_source() -> str:
     """Digest of the code that decides what a dataset holds, and of what it finds in rows."""
-    libraries = [version(name) for name in ("rensa", "ftfy", "py3langid", "pyarrow")]
-    return digest([source_digest("data", "answer.py", "types.py"), libraries])
+    libraries = [version(name) for name in ("rensa", "ftfy", "py3langid", "pyarrow", "pint")]
+    return digest([source_digest("data", "answer.py", "judge", "types.py"), libraries])
 
 
 def dataset_parts(config: Config, base: BaseRef, rows: str, benchmarks: str) -> dict[str, str]:
@@ -53,7 +63,7 @@ def dataset_parts(config: Config, base: BaseRef, rows: str, benchmarks: str) -> 
 def validation_key(config: Config) -> str:
     """Key of a validation of one dataset and its report: what the checks are told, and the page's name and form."""
     told = config.data.model_dump(mode="json", include=CHECKED_ONLY)
-    page = file_digest(PACKAGE / "data" / "report.html.j2")
+    page = template_digest("data/report.html.j2")
     return digest([config.name, told, config.shortest_completion_limit, page])
 
 
@@ -66,10 +76,16 @@ def train_parts(config: Config, dataset: DatasetRef, base: BaseRef) -> dict[str,
         "policy settings": digest([policy.lora, policy.dtype, policy.load_in_4bit]),
         "prompt": digest(config.prompt),
         "grpo settings": digest(config.grpo),
-        "rewards": digest([reward.model_dump(mode="json") for reward in config.rewards]),
+        "rewards": rewards_digest(config),
         "seed": digest(config.seed),
         "medgrpo's training code": trainer_source(),
     }
+
+
+def rewards_digest(config: Config) -> str:
+    """Digest of what the rewards pay: settings, weights of their own models, the user's code; not their time limits."""
+    parts = [[reward.model_dump(mode="json", exclude={"timeout_s"}), reward.source()] for reward in config.rewards]
+    return digest(parts)
 
 
 def train_key(config: Config, dataset: DatasetRef, base: BaseRef) -> str:

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+from medgrpo.audit.audit import audit_for_run
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
@@ -12,9 +13,8 @@ from medgrpo.keys import noted_train_key
 from medgrpo.promotion import decide_and_promote, find_incumbent
 from medgrpo.registry import register
 from medgrpo.report import draw_curve
-from medgrpo.rewards.audit import audit_config
 from medgrpo.settings import Settings
-from medgrpo.tracking import close_run, fail_run, log_report, open_run
+from medgrpo.tracking import close_run, fail_run, open_run
 from medgrpo.types import (
     BaseRef,
     CheckpointRef,
@@ -57,8 +57,7 @@ class Stages:
         run, settings = self.run, self.settings
         try:
             validate_for_run(self.config, self.dataset, run, settings)
-            audited = audit_config(self.config, self.base, self.dataset, settings)
-            log_report(run.run_id, "audit", audited, settings)
+            audit_for_run(self.config, self.base, self.dataset, run, settings)
             training = train(self.config, self.base, self.dataset, run, settings)
             draw_curve(run, settings)
         except BaseException:

@@ -268,5 +268,5 @@ def _params(config: Config) -> dict[str, str]:
     shown = {f"grpo.{name}": value for name, value in grpo.items()}
     shown |= {"seed": config.seed, "policy.lora.r": config.policy.lora.r, "policy.lora.alpha": config.policy.lora.alpha}
     shown |= {"policy.base": json.dumps(config.policy.base.model_dump(mode="json"))}
-    shown |= {f"rewards.{reward.kind}": reward.weight for reward in config.rewards}
+    shown |= {f"rewards.{reward.label}": reward.weight for reward in config.rewards}
     return {name: str(value)[:MAX_PARAM] for name, value in shown.items()}

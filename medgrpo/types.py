@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal["choice", "numeric", "date", "text"]
+Kind = Literal["choice", "numeric", "range", "date", "text"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Severity = Literal["critical", "warning"]
@@ -20,8 +20,8 @@ class Frozen(BaseModel):
 class Example(Frozen):
     """One question with the answer that counts as right (its gold).
 
-    `gold` is an option letter for kind `choice`, a decimal number for `numeric`, a day as month/day/year for `date`,
-    any text for `text`.
+    `gold` is an option letter for kind `choice`, a decimal number for `numeric`, two of them as in `3.5-5.0` for
+    `range`, a day as month/day/year for `date`, any text for `text`.
     """
 
     id: str = Field(min_length=1)
@@ -31,11 +31,14 @@ class Example(Frozen):
     options: dict[str, str] = Field(default_factory=dict)
     """Letter → text, in the order shown. Only for kind `choice`."""
     tolerance: float = Field(default=0.0, ge=0)
-    """Largest absolute difference from `gold` that is still right. Only for kind `numeric`."""
+    """Largest absolute difference from `gold` that is still right: of the number, or of each end of a range."""
     limits: tuple[float, float] | None = None
-    """Lowest and highest number that is right, where the source gives them; else `gold` ± `tolerance`."""
+    """Lowest and highest number that is right, where the source gives them; else `gold` ± `tolerance`. Only for kind
+    `numeric`."""
     unit: str = ""
-    """The unit that `gold` is in. Only for kind `numeric`."""
+    """The unit that `gold` is in. Only for kinds `numeric` and `range`."""
+    aliases: tuple[str, ...] = Field(default=(), exclude_if=lambda aliases: not aliases)
+    """Other texts that are right too. Only for kind `text`. Where there is none, JSON and digests leave it out."""
     topic: str = "general"
     reasoning: str = ""
     """A worked reasoning, where the source has one."""
@@ -46,10 +49,10 @@ class Example(Frozen):
 
     @property
     def gold_text(self) -> str:
-        """The gold as words: the option's text for a choice, number and unit for a number."""
+        """The gold as words: the option's text for a choice, numbers with their unit."""
         if self.kind == "choice":
             return self.options.get(self.gold, self.gold)
-        return f"{self.gold} {self.unit}".strip() if self.kind == "numeric" else self.gold
+        return f"{self.gold} {self.unit}".strip() if self.kind in ("numeric", "range") else self.gold
 
 
 class DatasetRef(Frozen):
@@ -229,6 +232,18 @@ class Rollout(Frozen):
     example: Example
     completion: str
     parsed: Parsed
+    tokens: int = 0
+    """Length of the completion in tokens of the base model."""
+
+    @property
+    def answer(self) -> str | None:
+        """The answer of a completion that follows the grammar; None where it doesn't: it is worth nothing then."""
+        return self.parsed.answer if self.parsed.is_strict else None
+
+    @property
+    def reasoning(self) -> str | None:
+        """The reasoning of a completion that follows the grammar; None where it doesn't."""
+        return self.parsed.reasoning if self.parsed.is_strict else None
 
 
 class BaseRef(Frozen):

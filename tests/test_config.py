@@ -168,7 +168,7 @@ def test_one_fault(tmp_path: Path, text: str, line: str) -> None:
 def test_two_rewards_of_a_kind_are_refused(tmp_path: Path) -> None:
     twice = "".join(f'[[rewards]]\nkind = "{kind}"\n' for kind in ("format", "correct", "format", "correct"))
     (line,) = faults(tmp_path, 'name = "a"\n' + twice)[1:]
-    assert "more than one of kind correct, format" in line
+    assert "more than one is named correct, format" in line
 
 
 @pytest.mark.parametrize(

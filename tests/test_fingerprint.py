@@ -104,6 +104,7 @@ def test_one_changed_character_matters(text: str, data: st.DataObject) -> None:
         {"topic": "t"},
         {"reasoning": "r"},
         {"citation": "c"},
+        {"aliases": ("a",)},
     ],
 )
 def test_every_field_of_an_example_counts(change: dict[str, Any]) -> None:

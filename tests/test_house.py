@@ -16,7 +16,8 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 MODULE_LINES = 400
 FUNCTION_LINES = 60
 HEAVY = ("torch", "transformers", "mlflow", "prefect", "datasets", "pandas")
-LIGHT = ("medgrpo.config", "medgrpo.gate", "medgrpo.answer", "medgrpo.rewards", "medgrpo.data", "medgrpo.cli")
+LIGHT = ("medgrpo.config", "medgrpo.gate", "medgrpo.answer", "medgrpo.judge", "medgrpo.rewards", "medgrpo.audit.audit")
+LIGHT += ("medgrpo.data", "medgrpo.cli")
 
 
 def name(path: Path) -> str:

@@ -90,7 +90,7 @@ def test_mlflow_shows_the_run_with_its_stages(first: Summary, settings: Settings
     assert run.data.tags[tracking.FLOW_RUN_TAG] in {str(task.flow_run_id) for task in _task_runs()}
     assert [step for step, _ in tracking.history(first.run.run_id, "train/reward", settings)] == [1, 2, 3, 4]
     artifacts = {item.path for item in client.list_artifacts(first.run.run_id)}
-    assert {"config.json", "data", "audit.json", "rollouts", "rollouts.json", "plots"} <= artifacts
+    assert {"config.json", "data", "audit", "rollouts", "rollouts.json", "plots"} <= artifacts
     tables = {table["path"] for table in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
     assert {"rollouts.json", "evaluation-validation-base.json", "evaluation-test-base.json"} <= tables
     models = client.search_logged_models([first.run.experiment_id])
@@ -98,6 +98,18 @@ def test_mlflow_shows_the_run_with_its_stages(first: Summary, settings: Settings
     names = {name for name, key, _ in metrics if key == "eval/validation/accuracy"}
     assert names == {"base", "step-000002", "step-000004"}
     assert None not in {digest for _, _, digest in metrics}
+
+
+def test_the_audit_and_what_rewards_took_are_in_mlflow(first: Summary, settings: Settings) -> None:
+    client = tracking.connect(settings)
+    stored = {item.path for item in client.list_artifacts(first.run.run_id, "audit")}
+    assert stored == {"audit/report.html", "audit/report.json"}
+    for reward in ("correct", "format", "semantic", "fluency"):
+        for figure in ("mean", "std", "seconds", "cache_hits"):
+            steps = tracking.history(first.run.run_id, f"train/rewards/{reward}/{figure}", settings)
+            assert [step for step, _ in steps] == [1, 2, 3, 4], f"{reward}/{figure}"
+    shares = [share for _, share in tracking.history(first.run.run_id, "train/rewards/share_of_step", settings)]
+    assert len(shares) == 4 and all(0 < share < 1 for share in shares)
 
 
 def test_the_data_report_is_in_mlflow_and_linked_from_prefect(first: Summary, settings: Settings) -> None:

@@ -499,6 +499,13 @@ KINDS = [
         "date that no calendar has", _numeric(7, kind="date", gold="02/30/2024"), _on("gold_provable", "q7"), **KIND
     ),
     Defect(
+        "range with one end",
+        _numeric(7, kind="range", gold="80"),
+        _on("gold_provable", "q7"),
+        "no range such as 3.5-5.0",
+        **KIND,
+    ),
+    Defect(
         "choice row without options",
         _set(7, **dict.fromkeys("abcd", "")),
         _on("option_count", "q7") | _on("gold_provable", "q7"),

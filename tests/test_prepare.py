@@ -323,3 +323,27 @@ def test_real_sets_show_their_real_defects(
     assert report.majority_accuracy == pytest.approx(majority)
     if source in (HUATUO, VERIFIABLE):
         assert [row.example.id for row, _ in read_dropped(dataset, settings)] == LEAKED
+
+
+def test_kinds_and_aliases_come_back_from_disk(tmp_path: Path, base: BaseRef) -> None:
+    asked = [
+        {"q": f"What is condition {n}?", "kind": "text", "gold": f"condition {n}", "also": f"{n}th|no. {n}", "unit": ""}
+        for n in range(10)
+    ]
+    asked += [
+        {"q": f"How much is normal {n}?", "kind": "range", "gold": f"{n}-{n + 9}", "also": "", "unit": "mg"}
+        for n in range(10)
+    ]
+    columns = {"question": "q", "gold": "gold", "kind": "kind", "aliases": "also", "unit": "unit"}
+    path = _write(tmp_path / "rows.csv", asked)
+    source = {"kind": "file", "path": str(path), "example_kind": "text", "columns": columns, "licence": "own"}
+    config, settings = _config(source), Settings(home=tmp_path / "home")
+    dataset = prepare(config, base, settings)
+    loaded = {example.id: example for example in config.data.source.load(config.seed)}
+    kept = [example for split in SPLITS for example in read_split(dataset, split, settings)]
+    assert kept == [loaded[example.id] for example in kept]
+    assert {(example.kind, bool(example.aliases), example.unit) for example in kept} == {
+        ("text", True, ""),
+        ("range", False, "mg"),
+    }
+    assert not validate(config, dataset, settings).critical_failures

@@ -150,9 +150,9 @@ class Saying(Engine):
 
 
 def test_the_answer_is_parsed(policy: Policy) -> None:
-    with http(Saying(policy, "<reasoning>so</reasoning>\n<answer>B</answer>")) as client:
+    with http(Saying(policy, "<reasoning>so it is</reasoning>\n<answer>B</answer>")) as client:
         got = post(client)["medgrpo"]
-        assert (got["reasoning"], got["answer"], got["strict"]) == ("so", "B", True)
+        assert (got["reasoning"], got["answer"], got["strict"]) == ("so it is", "B", True)
         assert ask(str(client.base_url), QUESTION).answer == "B"
     with http(Saying(policy, "B")) as client:
         got = post(client)["medgrpo"]

@@ -17,7 +17,7 @@ from medgrpo.grpo.shared_prefix import completion_logps, sample
 from medgrpo.grpo.trainer import SharedPrefixTrainer
 from medgrpo.policy import Policy, load_base
 from medgrpo.rewards import CorrectReward, FormatReward
-from medgrpo.rewards.scoring import TrlReward
+from medgrpo.rewards.trl import for_trl
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
 
@@ -46,7 +46,7 @@ def _train(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=trl_arguments(config, output),
-        reward_funcs=[TrlReward(CorrectReward()), TrlReward(FormatReward())],
+        reward_funcs=[for_trl(CorrectReward()), for_trl(FormatReward())],
         train_dataset=train_rows(read_split(dataset, "train", settings), config),
         peft_config=LoraConfig(r=8, target_modules=["q_proj", "v_proj"], lora_dropout=0.0, task_type="CAUSAL_LM"),
         rollout_func=_fixed_rollouts(policy.tokenizer),

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from medgrpo.answer import is_correct, parse, render_gold
+from medgrpo.answer import parse, render_gold
 from medgrpo.data import AnySource, ClinicalSource, ColumnMap, FileSource, HubSource, PresetSource
 from medgrpo.data.formats import MAX_FIELD
 from medgrpo.data.normalise import normalise
@@ -26,6 +26,7 @@ from medgrpo.data.presets import PRESETS
 from medgrpo.data.source import Source
 from medgrpo.errors import ConfigError, DataError
 from medgrpo.fingerprint import digest
+from medgrpo.judge import is_correct
 from medgrpo.types import Example, Origin
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -266,6 +267,56 @@ def test_the_original_question_may_be_there_or_not(tmp_path: Path) -> None:
     assert read(write(tmp_path / "rows.jsonl", rows[:1]), columns, "text")[0].original == ""
 
 
+ALIASED = ColumnMap(question="q", gold="gold", aliases="also")
+
+
+@pytest.mark.parametrize(
+    ("also", "expected"),
+    [
+        (["MI", " heart  attack "], ("MI", "heart  attack")),
+        (["MI", None, "", "MI"], ("MI",)),
+        ('["MI", "heart attack"]', ("MI", "heart attack")),
+        ("MI | heart attack|", ("MI", "heart attack")),
+        ("MI", ("MI",)),
+        ("", ()),
+        (None, ()),
+        ([], ()),
+        ("[MI", "starts like a list as JSON"),
+        ([["MI"]], "is no text"),
+        ("[1]", "'1' is no text"),
+    ],
+)
+def test_aliases_are_a_list_or_a_text_with_bars(tmp_path: Path, also: object, expected: object) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"q": "What is it?", "gold": "infarction", "also": also}])
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=rf"line 1: column 'also'.*{re.escape(expected)}"):
+            read(path, ALIASED, "text")
+    else:
+        assert read(path, ALIASED, "text")[0].aliases == expected
+        assert read(path, ALIASED, "date")[0].aliases == (), "only for texts"
+
+
+def test_aliases_from_csv_and_parquet(tmp_path: Path) -> None:
+    rows = [{"q": "What is it?", "gold": "infarction", "also": "MI|heart attack"}]
+    assert read(write(tmp_path / "rows.csv", rows), ALIASED, "text")[0].aliases == ("MI", "heart attack")
+    listed_rows = [{**rows[0], "also": ["MI", "heart attack"]}]
+    assert read(write(tmp_path / "rows.parquet", listed_rows), ALIASED, "text")[0].aliases == ("MI", "heart attack")
+
+
+def test_a_column_of_aliases_that_is_in_no_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'also'"):
+        read(write(tmp_path / "rows.jsonl", [{"q": "What is it?", "gold": "x"}]), ALIASED, "text")
+
+
+def test_a_range_has_a_unit_and_a_tolerance_but_no_limits(tmp_path: Path) -> None:
+    columns = ColumnMap(question="q", gold="gold", kind="is", unit="in", tolerance="by", lower="low", upper="high")
+    row = {"q": "Normal?", "gold": "3.5-5.0", "is": "range", "in": "mmol/L", "by": "0.1", "low": 1, "high": 2}
+    (example,) = read(write(tmp_path / "rows.jsonl", [row]), columns, "numeric")
+    assert (example.kind, example.unit, example.tolerance, example.limits) == ("range", "mmol/L", 0.1, None)
+    assert example.gold_text == "3.5-5.0 mmol/L"
+    assert is_correct(parse(render_gold(example)).answer, example)
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -341,7 +392,7 @@ def test_rows_may_differ_in_kind(tmp_path: Path) -> None:
         ("numeric", "2", (2.0, 2.0)),
     ]
     rows[1]["is"] = "essay"
-    with pytest.raises(DataError, match="line 2: column 'is': 'essay' is none of choice, date, numeric, text"):
+    with pytest.raises(DataError, match="line 2: column 'is': 'essay' is none of choice, date, numeric, range, text"):
         read(write(path, rows), columns, "numeric")
 
 

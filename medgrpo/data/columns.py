@@ -1,5 +1,6 @@
 """Columns: which column holds which part of an example, and how raw rows become examples through that map."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -26,7 +27,7 @@ class ColumnMap(Frozen):
     question: str
     """Column of the question."""
     gold: str
-    """Column of the gold answer: a number, a date, a text; of a choice the option's letter, number or text."""
+    """Column of the gold answer: a number, a range, a date, a text; of a choice the option's letter, number or text."""
     gold_text: str = ""
     """For kind `choice`: column of the gold option's text. It must be the text of the option that `gold` names."""
     label_base: Literal[0, 1] | None = None
@@ -38,13 +39,15 @@ class ColumnMap(Frozen):
     options: str | tuple[str, ...] = ()
     """For kind `choice`: one column that maps letters to texts (or lists texts), or one column per option."""
     tolerance: str = ""
-    """Column of the numeric tolerance."""
+    """Column of the tolerance of a number, or of each end of a range."""
     lower: str = ""
     """Column of the lowest number that is right. Goes with `upper`."""
     upper: str = ""
     """Column of the highest number that is right. Goes with `lower`."""
     unit: str = ""
     """Column of the unit."""
+    aliases: str = ""
+    """For kind `text`: column of other texts that are right too: a list, a list as JSON, or a text with `|` between."""
     topic: str = ""
     """Column of the topic."""
     reasoning: str = ""
@@ -56,7 +59,7 @@ class ColumnMap(Frozen):
         """Every column that must be there."""
         options = (self.options,) if isinstance(self.options, str) else self.options
         parts = (self.question, self.gold, self.gold_text, self.id, self.kind, self.tolerance, self.lower, self.upper)
-        return {*parts, self.unit, self.topic, self.reasoning, *options} - {""}
+        return {*parts, self.unit, self.aliases, self.topic, self.reasoning, *options} - {""}
 
 
 def read_examples(
@@ -192,10 +195,12 @@ class RowReader:
             fields["options"] = _options(values, columns.options)
             gold_text = _text(values, columns.gold_text)
             self.labels.see(row.place, fields["gold"], fields["options"])
-        elif kind == "numeric":
+        elif kind in ("numeric", "range"):
             fields["unit"] = _text(values, columns.unit)
             fields["tolerance"] = _number(values, columns.tolerance) or 0.0
-            fields["limits"] = _limits(values, columns)
+            fields["limits"] = _limits(values, columns) if kind == "numeric" else None
+        elif kind == "text":
+            fields["aliases"] = _aliases(values, columns.aliases)
         return Draft(row.number, row.place, fields, gold_text)
 
     def _finish(self, draft: Draft) -> Example:
@@ -254,6 +259,22 @@ def _limits(values: Mapping[str, Any], columns: ColumnMap) -> tuple[float, float
     if lower > upper:
         raise ValueError(f"the lower limit {lower:g} is above the upper limit {upper:g}")
     return lower, upper
+
+
+def _aliases(values: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """Other texts that are right, in their order, each once."""
+    value = values.get(column) if column else None
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(
+                f"column {column!r} starts like a list as JSON, but isn't one: {shown(value)!r}"
+            ) from error
+    texts = value if isinstance(value, list | tuple) else _text(values, column).split("|")
+    if odd := [text for text in texts if not isinstance(text, str | None)]:
+        raise ValueError(f"column {column!r}: {shown(str(odd[0]))!r} is no text")
+    return tuple(dict.fromkeys(text for part in texts if (text := _text({column: part}, column))))
 
 
 def _kind(values: Mapping[str, Any], column: str, default: Kind) -> Kind:

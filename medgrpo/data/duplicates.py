@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
-from medgrpo.answer import is_correct
 from medgrpo.data.patient_data import mask, shown
 from medgrpo.data.words import (
     joined_words,
@@ -23,6 +22,7 @@ from medgrpo.data.words import (
     word_ngrams,
     words,
 )
+from medgrpo.judge import is_correct
 from medgrpo.types import Drop, Example
 
 _SHINGLE = 3

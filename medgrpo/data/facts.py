@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from medgrpo.answer import comparable, is_correct, is_number, parse, render_gold
+from medgrpo.answer import parse, render_gold
 from medgrpo.config import Config
 from medgrpo.data.checks import CheckName
 from medgrpo.data.encoding import find_damage
@@ -12,6 +12,7 @@ from medgrpo.data.language import find_foreign
 from medgrpo.data.patient_data import describe, mask, shown
 from medgrpo.data.store import GROUP, Measured, read_dropped, read_measured
 from medgrpo.data.words import joined_words, numbers, stable_hash
+from medgrpo.judge import comparable, is_correct, is_number, is_range
 from medgrpo.settings import Settings
 from medgrpo.types import SPLITS, DatasetRef, Drop, DropReason, Example, Origin, Split
 
@@ -132,7 +133,7 @@ def _damage(text: str) -> str:
 
 def _texts(example: Example) -> Iterator[str]:
     yield from (example.id, example.question, example.gold, example.reasoning, example.original, example.topic)
-    yield from example.options.values()
+    yield from (*example.options.values(), *example.aliases)
 
 
 def _words(example: Example) -> bytes:
@@ -152,6 +153,8 @@ def _unproven(example: Example) -> str:
     """Why the gold can't be proven: in the grammar it must be judged right, and an empty answer must not."""
     if example.kind == "numeric" and not is_number(example.gold):
         return f"the gold is no number: {shown(example.gold)!r}"
+    if example.kind == "range" and not is_range(example.gold):
+        return f"the gold is no range such as 3.5-5.0: {shown(example.gold)!r}"
     gold = parse(render_gold(example))
     if not gold.is_strict:
         return f"the gold or its reasoning breaks the answer grammar: {', '.join(gold.faults)}"

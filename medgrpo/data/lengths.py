@@ -39,7 +39,8 @@ def gold_lengths(examples: Sequence[Example], base: BaseRef, stop: Event) -> lis
     Args:
         stop: set by another thread that has no use for them any more.
     """
-    completions = [_bounded(render_gold(example.model_copy(update={"reasoning": "."}))) for example in examples]
+    # Three words are the fewest that the grammar takes for a reasoning.
+    completions = [_bounded(render_gold(example.model_copy(update={"reasoning": "a b c"}))) for example in examples]
     distinct = list(dict.fromkeys(completions))  # letters are few, so count each once
     lengths = dict(zip(distinct, _count(_tokenizer(base), distinct, list, stop), strict=True))
     return [lengths[completion] for completion in completions]

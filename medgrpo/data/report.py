@@ -22,6 +22,7 @@ from medgrpo.data.patient_data import mask
 from medgrpo.data.store import DROPPED, Manifest, read_manifest
 from medgrpo.errors import NotFoundError
 from medgrpo.fingerprint import write_whole
+from medgrpo.page import load_template
 from medgrpo.settings import Settings
 from medgrpo.types import (
     SPLITS,
@@ -38,7 +39,6 @@ from medgrpo.types import (
 if TYPE_CHECKING:
     import pyarrow
 
-TEMPLATE = "report.html.j2"
 SHOWN_DROPS = 5
 """Dropped rows that are shown for each reason."""
 SHOWN_CHARACTERS = 160
@@ -202,19 +202,9 @@ def _choices(table: "pyarrow.Table") -> list[tuple[str, int]]:
 
 @cache
 def _template() -> Any:
-    """The page's template: everything from the data is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.globals |= {call.__name__: call for call in (bar_length, bars, bin_name, share, ticks)}
-    return environment.get_template(TEMPLATE)
+    template = load_template("data/report.html.j2")
+    template.globals |= {call.__name__: call for call in (bar_length, bars, bin_name, share, ticks)}
+    return template
 
 
 def _render(report: DataReport) -> str:

@@ -73,6 +73,7 @@ def _schema(*, with_drops: bool) -> "pyarrow.Schema":
     kinds: Mapping[str, Any] = {
         "tolerance": pyarrow.float64(),
         "limits": pyarrow.list_(pyarrow.float64()),
+        "aliases": pyarrow.list_(pyarrow.string()),
         "prompt_tokens": pyarrow.int32(),
         "gold_tokens": pyarrow.int32(),
     }

@@ -11,7 +11,9 @@ from medgrpo.grpo.checkpoints import seal
 from medgrpo.grpo.protocol import PROGRESS, Progress
 from medgrpo.tracking import MetricWriter
 
-SHOWN = {"reward": "reward", "rewards/correct/mean": "correct", "rewards/format/mean": "format", "step_time": "seconds"}
+SHOWN = {"reward": "reward"}
+SHOWN |= {f"rewards/{name}/mean": name for name in ("correct", "format", "semantic", "fluency")}
+SHOWN |= {"step_time": "seconds"}
 
 
 class Reporter(TrainerCallback):
@@ -25,6 +27,7 @@ class Reporter(TrainerCallback):
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         if "train_runtime" in numbers:
             return  # the summary at the end, not a step
+        numbers |= _reward_time(numbers)
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self._writer.write(finite, state.global_step)
         shown = {label: round(finite[name], 3) for name, label in SHOWN.items() if name in finite}
@@ -40,6 +43,14 @@ class Reporter(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by the trainer after the last step."""
         self._writer.flush()
+
+
+def _reward_time(numbers: dict[str, float]) -> dict[str, float]:
+    """What all rewards took of a step: seconds, and share of the step's time; those that waited together count each."""
+    times = [value for name, value in numbers.items() if name.startswith("rewards/") and name.endswith("/seconds")]
+    if not times or not numbers.get("step_time"):
+        return {}
+    return {"rewards/seconds": sum(times), "rewards/share_of_step": sum(times) / numbers["step_time"]}
 
 
 class Sealer(TrainerCallback):

@@ -1,6 +1,7 @@
 """What the training process does: load, resume, train, save. Everything it needs comes in one JSON file."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ from medgrpo.data.store import read_split
 from medgrpo.errors import TrainingRefused
 from medgrpo.grpo.checkpoints import verified
 from medgrpo.grpo.protocol import Job
-from medgrpo.rewards.scoring import TrlReward, bound, read_rollout, score
+from medgrpo.policy import Policy, load_base
+from medgrpo.rewards import Context, Reward
+from medgrpo.rewards.scorer import forget_scorers, share_scorer
+from medgrpo.rewards.scoring import prepared, score
+from medgrpo.rewards.trl import for_trl, read_rollout
 from medgrpo.tracking import MetricWriter, connect
 from medgrpo.types import Example
 
@@ -27,8 +32,12 @@ def run(job: Job) -> None:
     resume = verified(output)
     if resume:
         log.info("going on from step %d", resume[-1][0])
-    trainer = build_trainer(job)
-    _warm_up(job)
+    examples = read_split(job.dataset, "train", job.settings)
+    rewards = prepared(config.rewards, context(job, examples))
+    forget_scorers()  # what measured a band now would be a second base beside the policy
+    trainer = build_trainer(job, examples, rewards)
+    share_scorer(job.base.folder, Policy(trainer.model, trainer.processing_class))
+    _warm_up(rewards, examples[0])
     trainer.train(resume_from_checkpoint=str(resume[-1][1]) if resume else None)
     if trainer.state.global_step < config.grpo.steps:
         raise TrainingRefused(
@@ -37,7 +46,14 @@ def run(job: Job) -> None:
         )
 
 
-def build_trainer(job: Job) -> Any:
+def context(job: Job, examples: list[Example]) -> Context:
+    """What the job's rewards are made ready with."""
+    policy = job.config.policy
+    limit = job.config.grpo.max_completion_tokens
+    return Context(job.base, examples, limit, job.settings, policy.dtype, policy.load_in_4bit)
+
+
+def build_trainer(job: Job, examples: list[Example], rewards: Sequence[Reward]) -> Any:
     """The trainer with policy, rewards, rows and callbacks in place."""
     from peft import LoraConfig
     from trl import GRPOTrainer
@@ -45,7 +61,6 @@ def build_trainer(job: Job) -> Any:
     from medgrpo.grpo.arguments import trl_arguments
     from medgrpo.grpo.callbacks import Reporter, Sealer
     from medgrpo.grpo.trainer import SharedPrefixTrainer, rollout
-    from medgrpo.policy import load_base
 
     config = job.config
     policy = load_base(job.base.folder, config.policy.dtype, config.policy.load_in_4bit)
@@ -56,8 +71,8 @@ def build_trainer(job: Job) -> Any:
         model=policy.model,
         processing_class=policy.tokenizer,
         args=trl_arguments(config, Path(job.output)),
-        reward_funcs=[TrlReward(reward) for reward in bound(config.rewards, job.base)],
-        train_dataset=train_rows(read_split(job.dataset, "train", job.settings), config),
+        reward_funcs=[for_trl(reward) for reward in rewards],
+        train_dataset=train_rows(examples, config),
         peft_config=LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,
@@ -70,14 +85,14 @@ def build_trainer(job: Job) -> Any:
     )
 
 
-def _warm_up(job: Job) -> None:
-    """Score one completion, so that every reward's model is loaded before the first step.
+def _warm_up(rewards: Sequence[Reward], example: Example) -> None:
+    """Load every reward's model before the first step, and score one completion, for what a user's function loads.
 
     Loading draws random numbers: in the middle of a training it would change the samples of a resumed one.
     """
-    example = read_split(job.dataset, "train", job.settings)[0]
-    rollout = read_rollout(example.model_dump_json(), render_gold(example))
-    for reward in bound(job.config.rewards, job.base):
+    rollout = read_rollout(example.model_dump_json(), render_gold(example), 1)
+    for reward in rewards:
+        reward.load()
         score(reward, [rollout])
 
 

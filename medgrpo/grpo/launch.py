@@ -94,7 +94,7 @@ def _run_process(job: Job, output: Path) -> None:
     if timed_out.is_set():
         limit = f"{job.settings.train_timeout_s:g} s"
         raise TrainingRefused(f"training took longer than {limit}: raise MEDGRPO_TRAIN_TIMEOUT_S; a rerun goes on")
-    if code != 0:
+    if code != 0 or not is_finished(output, job.config):
         raise _failure(code, output, log_path)
 
 

@@ -1,81 +1,172 @@
-"""Reward: does the reasoning read like language?"""
+"""Reward: does the reasoning read like language, in words of its own?"""
 
+import logging
 import math
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from medgrpo.rewards.reward import Reward
-from medgrpo.types import Parsed, Rollout
+from medgrpo.base_models import FolderBase, resolve
+from medgrpo.errors import ConfigError
+from medgrpo.fingerprint import digest, write_whole
+from medgrpo.rewards.novelty import novelty, words_of
+from medgrpo.rewards.reward import Context, Reward
+from medgrpo.rewards.scorer import load_as, load_scorer, mean_nll
+from medgrpo.rewards.weights import weights_digest
+from medgrpo.types import Frozen, Rollout
 
-if TYPE_CHECKING:
-    from medgrpo.policy import Policy
+log = logging.getLogger(__name__)
 
-MAX_TOKENS = 512
-"""Reasoning tokens that are scored; what comes after them doesn't change the score."""
+MAX_TOKENS = 256
+"""Reasoning tokens that are scored; what comes after them changes the novelty alone."""
+MEASURED_TEXTS = 32
+"""Gold texts that a band is measured on."""
+SMALLEST_GAP = 0.1
+"""Nats per token between language and shuffled words below which a scorer is taken not to tell them apart."""
+SMALLEST_BAND = 1.0
+"""Width in nats per token of the band that is taken then."""
+RISE = 1.0
+"""Nats per token over which the band rises from what is known by heart to the likeliest tenth of the gold texts."""
+BAND_VERSION = 2
+"""Raise it when bands are to be measured anew."""
+
+
+class Band(Frozen):
+    """Perplexities at which the reward begins to rise, begins to fall, and is 0 again."""
+
+    memorised: float
+    fluent: float
+    gibberish: float
 
 
 class FluencyReward(Reward):
-    """log(perplexity of the reasoning), mapped from the band [`fluent`, `gibberish`] to [1, 0] and clipped.
+    """Band × novelty, both in [0, 1]; 0 without an answer in form.
 
-    Perplexity is exp(mean negative log-likelihood per token) of the reasoning block alone under a frozen scorer.
-    It scores the completion, never the gold. Without a reasoning and an answer there are no marks: fluent text that
-    answers nothing must not pay.
+    Band: log-perplexity of the reasoning under a frozen scorer, mapped from [log `fluent`, log `gibberish`] to [1, 0]
+    and clipped. It falls on the other side, too, to 0 at `memorised`: counting or a famous sentence is more likely than
+    any reasoning. Novelty: `medgrpo.rewards.novelty`, against loops and echoes, which are likely as well.
+    Perplexity is exp(mean negative log-likelihood per token); the gold is never read.
     """
 
     kind: Literal["fluency"] = "fluency"
     """Chooses this reward."""
     scorer: str = ""
     """Folder of a causal language model in the transformers layout; empty: the base model that is trained."""
-    fluent: float = Field(default=20.0, gt=1)
-    """Perplexity at or below which the reward is 1."""
-    gibberish: float = Field(default=2000.0, gt=1)
-    """Perplexity at or above which the reward is 0."""
+    fluent: float | None = Field(default=None, ge=1)
+    """Perplexity at or below which the band is 1; None: measured on train rows."""
+    gibberish: float | None = Field(default=None, ge=1)
+    """Perplexity at or above which the band is 0; None: measured on train rows with their words shuffled."""
+
+    memorised: float | None = Field(default=None, gt=0)
+    """Perplexity at or below which the band is 0, rising to 1 at e times as much; None: measured with the others, or
+    no such side where both others are given.
+    """
 
     @model_validator(mode="after")
-    def _band_is_ordered(self) -> "FluencyReward":
-        if self.fluent >= self.gibberish:
+    def _band_is_ordered(self) -> Self:
+        if self.fluent is not None and self.gibberish is not None and self.fluent >= self.gibberish:
             raise ValueError("fluent must be below gibberish")
         return self
 
+    def prepared(self, context: Context) -> Self:
+        """The same with its scorer named and its band measured: once per machine, scorer and rows.
+
+        Raises:
+            BaseModelError: the scorer can't be read.
+            ConfigError: there is nothing to measure on, or a measured end crosses the one that was given.
+        """
+        named = self.model_copy(update={"scorer": self.scorer or context.base.folder})
+        if named.scorer == context.base.folder:
+            load_as(named.scorer, context.dtype, context.load_in_4bit)
+        if self.fluent is not None and self.gibberish is not None:
+            return named
+        band = _kept_band(named.scorer, context)
+        fluent, gibberish = self.fluent or band.fluent, self.gibberish or band.gibberish
+        if fluent >= gibberish:
+            raise ConfigError(
+                f"rewards: fluency: fluent ({fluent:.4g}) is not below gibberish ({gibberish:.4g}); measured on the "
+                f"train rows they are {band.fluent:.4g} and {band.gibberish:.4g}: give both, or none"
+            )
+        memorised = self.memorised or band.memorised
+        return named.model_copy(update={"fluent": fluent, "gibberish": gibberish, "memorised": memorised})
+
+    def load(self) -> None:
+        """Load the scorer."""
+        load_scorer(self.scorer)
+
+    def source(self) -> str:
+        """Digest of a scorer of its own; the base that is trained is part of the key anyway."""
+        return weights_digest(self.scorer) if self.scorer else ""
+
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Score a batch; each row on its own, so that neighbours and padding can't change a score."""
-        return [self._score(rollout.parsed) for rollout in rollouts]
+        return [self._score(rollout) for rollout in rollouts]
 
     def full_marks(self, rollout: Rollout) -> float:
         """A gold reasoning may be terse: it needn't be fluent to be right."""
         return 0.0
 
-    def _score(self, parsed: Parsed) -> float:
-        if not parsed.reasoning or not parsed.answer:
+    def _score(self, rollout: Rollout) -> float:
+        if not self.scorer or self.fluent is None or self.gibberish is None:
+            raise ConfigError("rewards: fluency has no scorer or band yet: call prepared() first, or give all three")
+        reasoning = rollout.reasoning if self.is_answered(rollout) else None
+        if reasoning is None or not (own := novelty(reasoning, rollout.example)):
             return 0.0
-        nll = mean_nll(self.scorer, parsed.reasoning)
         low, high = math.log(self.fluent), math.log(self.gibberish)
-        return min(1.0, max(0.0, (high - nll) / (high - low)))
+        nll = mean_nll(self.scorer, reasoning, MAX_TOKENS)
+        rise = 1.0 if self.memorised is None else (nll - math.log(self.memorised)) / RISE
+        return own * min(1.0, max(0.0, min(rise, (high - nll) / (high - low))))
 
 
-@lru_cache(maxsize=65536)
-def mean_nll(scorer: str, text: str) -> float:
-    """Mean negative log-likelihood per token of `text`, in nats; infinite for an empty text."""
-    import torch
-
-    policy = load_scorer(scorer)
-    ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TOKENS]
-    if not ids:
-        return math.inf
-    start = policy.tokenizer.bos_token_id
-    first = policy.tokenizer.eos_token_id if start is None else start
-    context = torch.tensor([[first, *ids]], device=policy.model.device)
-    with torch.inference_mode():
-        loss = policy.model(input_ids=context, labels=context).loss
-    return float(loss)
+def _kept_band(scorer: str, context: Context) -> Band:
+    """The band of these rows under this scorer: read where it was measured before, else measured and written."""
+    texts = _gold_texts(context)
+    is_base = scorer == context.base.folder
+    content = context.base.digest if is_base else resolve(FolderBase(path=scorer), context.settings).digest
+    key = digest([BAND_VERSION, content, context.dtype, context.load_in_4bit, MAX_TOKENS, texts])
+    path = context.settings.root / "bands" / f"{key}.json"
+    if path.is_file():
+        return Band.model_validate_json(path.read_text(encoding="utf-8"))
+    band = _measure(scorer, texts)
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, band.model_dump_json())
+    return band
 
 
-@lru_cache(maxsize=2)
-def load_scorer(folder: str) -> "Policy":
-    """Load the frozen scorer once per process."""
-    from medgrpo.policy import load_base
+def _gold_texts(context: Context) -> list[str]:
+    """Worked reasonings, drawn from all rows: topics may take turns in them. Questions where no row has a reasoning."""
+    for texts in ([row.reasoning for row in context.examples], [row.question for row in context.examples]):
+        if some := [text for text in texts if words_of(text)]:
+            return Random(0).sample(some, min(MEASURED_TEXTS, len(some)))
+    raise ConfigError("rewards: fluency: no train rows to measure its band on: give fluent and gibberish")
 
-    return load_base(folder)
+
+def _measure(scorer: str, texts: Sequence[str]) -> Band:
+    """1 between the 10th and 90th percentile of the texts' likelihood, 0 from the 10th of the shuffled ones on."""
+    likelihoods = [mean_nll(scorer, text, MAX_TOKENS) for text in texts]
+    likely, fluent = _percentile(10, likelihoods), _percentile(90, likelihoods)
+    gibberish = _percentile(10, (mean_nll(scorer, _shuffled(text, n), MAX_TOKENS) for n, text in enumerate(texts)))
+    if gibberish < fluent + SMALLEST_GAP:
+        log.warning(
+            "fluency: the scorer hardly tells the train rows (perplexity %.4g) from the same with their words shuffled "
+            "(%.4g): the band ends at %.4g instead. A larger scorer may see the difference",
+            math.exp(fluent),
+            math.exp(gibberish),
+            math.exp(fluent + SMALLEST_BAND),
+        )
+        gibberish = fluent + SMALLEST_BAND
+    return Band(memorised=math.exp(likely - RISE), fluent=math.exp(fluent), gibberish=math.exp(gibberish))
+
+
+def _percentile(percent: int, values: Iterable[float]) -> float:
+    """The value of nearest rank."""
+    ordered = sorted(values)
+    return ordered[round(percent / 100 * (len(ordered) - 1))]
+
+
+def _shuffled(text: str, seed: int) -> str:
+    words = text.split()
+    Random(seed).shuffle(words)
+    return " ".join(words)
