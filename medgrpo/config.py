@@ -251,7 +251,7 @@ class Config(Frozen):
         labels = [reward.label for reward in self.rewards]
         if doubled := {label for label in labels if labels.count(label) > 1}:
             raise ValueError(
-                f"rewards: more than one is named {', '.join(sorted(doubled))}: give it one weight, or rename the function"
+                f"rewards: more than one is named {', '.join(sorted(doubled))}: give it one weight or another name"
             )
         return self
 

@@ -48,8 +48,6 @@ ROWS = [
     example("choice", "A", options=SIDES),
 ]
 AUDIT = importlib.import_module("medgrpo.audit.audit")
-UNSEEN_BY_A_BLIND_SCORER = {"memorised reasoning", "gibberish reasoning"}
-"""The tiny base finds shuffled words as likely as any text that it wasn't trained on: fluency by it pays for them."""
 STRICT = [CorrectReward(), FormatReward(weight=0.5)]
 SETS = {
     "medqa-4": "medqa/dev_4options.jsonl",
@@ -90,13 +88,10 @@ def test_the_default_rewards_pass_on_real_rows(
         rows = CLINICAL[:24]
     else:
         path = request.getfixturevalue("shared_data") / SETS[name]
-        rows = list(PresetSource(name=name, path=str(path)).load(0))[:8]  # type: ignore[arg-type]
+        rows = list(PresetSource(name=name, path=str(path)).load(0))[:8]
     rewards = prepared(PRESETS["default"], Context(base, rows, 128, settings))
     report = audit(rewards, rows)
-    said = describe_refusal(report, Path("page"))
-    assert not report.faults, said
-    assert set(failed(report)) <= UNSEEN_BY_A_BLIND_SCORER, said
-    assert set(failed(report).values()) <= {"fluency"}, said
+    assert report.passed, describe_refusal(report, Path("page"))
 
 
 def test_the_original_rewards_are_refused_and_their_terms_named(base: BaseRef, settings: Settings) -> None:
@@ -478,7 +473,7 @@ def test_a_family_keeps_to_its_rule(family: Any) -> None:
             answer = parsed.answer if parsed.is_strict else None
             assert not is_correct(answer, row), "no cheat is a right answer in the right form"
             assert completion not in (made.right, *made.honest())
-            assert family.rule == "not above" or not is_readable(answer, row)
+            assert family.rule != "below" or not is_readable(answer, row)
     assert tried
 
 

@@ -361,5 +361,6 @@ def test_the_schema_covers_every_section_and_kind() -> None:
     assert kinds == {
         *("clinical", "file", "hub", "preset"),
         *("wheel", "folder", "tiny"),
-        *("correct", "format", "semantic", "fluency"),
+        *("correct", "format", "semantic", "fluency", "length", "repetition", "verifier", "custom"),
+        *("original-similarity", "original-perplexity", "original-tags"),
     }

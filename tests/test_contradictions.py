@@ -255,10 +255,11 @@ AGREEING = [
     ("CN III", "third cranial nerve"),
     (">14 days", "14 days or longer"),
     ("no more than 14", "at most 14"),
+    ("moreover 14", "less than 14"),
     (">14 and <20", "more than 14, less than 20"),
     ("beta blocker", "beta antagonist"),
     ("adrenaline", "Epinephrine"),
-    ("nor-adrenaline", "nor adrenaline (norepinephrine)"),
+    ("nor-adrenaline", "norepinephrine"),
     ("infection", "disinfection"),
     ("traction", "distraction"),
     ("order", "disorder"),
@@ -453,7 +454,7 @@ def test_reworded_golds_contradict_nothing(golds: list[str]) -> None:
         for gold in golds
         if find_contradiction(reword(gold.rstrip(".")), gold)
     ]
-    assert len(alarms) <= 0.0005 * len(REWORDINGS) * len(golds), alarms  # all golds, 24 rewordings: 2 of 88,800
+    assert len(alarms) <= 0.0005 * len(REWORDINGS) * len(golds), alarms  # all 3,635 golds: 2 of 50,890
 
 
 def test_perturbed_golds_contradict_the_gold(golds: list[str]) -> None:

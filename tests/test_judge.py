@@ -378,6 +378,7 @@ NUMERIC_ANSWERS: list[tuple[str, Example, str]] = [
     ("½", HALF, RIGHT),
     ("1/2 mg", HALF, RIGHT),
     ("3/4", HALF, WRONG),
+    ("1 / 2", HALF, UNREADABLE),
     ("1/2/3", HALF, UNREADABLE),
     ("2½ mg", example("numeric", "2.5", unit="mg"), RIGHT),
     ("1.25 thousand", example("numeric", "1250"), RIGHT),
@@ -663,7 +664,12 @@ ONE_THING: list[tuple[str, Example, str]] = [
             *("asthma versus pulmonary embolism", "asthma vs. pulmonary embolism", "asthma plus pulmonary embolism"),
             *("asthma, pulmonary embolism, gout", "asthma; pulmonary embolism", "gout | pulmonary embolism | asthma"),
             *("gout and the pulmonary embolism", "gout. Pulmonary embolism. asthma", "gout/pulmonary embolism"),
-            *("asthma (pulmonary embolism)", "asthma and pulmonary embolism and gout", "gout vs asthma"),
+            *(
+                "asthma pulmonary embolism gout",
+                "asthma (pulmonary embolism)",
+                "asthma and pulmonary embolism and gout",
+                "gout vs asthma",
+            ),
             *("What is the most likely cause of the sudden dyspnoea of this man?", "pulmonary embolism? no"),
             *("what is the most likely cause of the sudden dyspnoea of this man", "unknown", "Unknown.", "nonsense"),
             *("Nonsense that it is pulmonary embolism", "I don't know whether pulmonary embolism", "I cannot tell"),
@@ -694,6 +700,8 @@ ONE_THING: list[tuple[str, Example, str]] = [
     ("Which one? this", example("text", "Which one? That"), WRONG),
     ("1,234", example("text", "234"), WRONG),
     ("1.5", example("text", "5"), WRONG),
+    ("grade 1'", example("text", "grade 1"), WRONG),
+    ("'grade 1'", example("text", "grade 1"), RIGHT),
 ]
 
 

@@ -6,15 +6,17 @@ an honest wrong answer in the strict grammar. How much of the rest of the signal
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from medgrpo.answer import parse
-from medgrpo.audit.cheats import FAMILIES, Family
+from medgrpo.audit.cheats import FAMILIES, Family, Rule
 from medgrpo.audit.honest import Row, make_row
 from medgrpo.audit.page import TEMPLATE, describe_refusal, render_page
 from medgrpo.audit.ranking import Encode, make_pairs, rank
-from medgrpo.audit.report import TOLERANCE, AuditReport, FamilyRow, RewardRow
+from medgrpo.audit.report import AVERAGE_TOLERANCE, TOLERANCE, AuditReport, FamilyRow, RewardRow
 from medgrpo.config import Config
 from medgrpo.data.patient_data import mask
 from medgrpo.data.store import read_split
@@ -157,6 +159,7 @@ def _family_row(family: Family, audited: Sequence[_Audited]) -> FamilyRow | None
     if not tries:
         return None
     worst = max(tries, key=lambda found: found.margin)
+    margin = _average(family, audited) if family.rule == "not above on average" else worst.margin
     over = {label: paid - worst.honest_terms[label] for label, paid in worst.terms.items()}
     payer = max(over, key=lambda label: over[label])
     return FamilyRow(
@@ -164,14 +167,27 @@ def _family_row(family: Family, audited: Sequence[_Audited]) -> FamilyRow | None
         meaning=family.meaning,
         rule=family.rule,
         tried=len(tries),
-        margin=worst.margin,
+        margin=margin,
         terms=dict(worst.terms),
         honest_terms=dict(worst.honest_terms),
         example=worst.rollout.example.id,
         completion=_shown(worst.rollout.completion),
         payer=payer if over[payer] > TOLERANCE else "",
-        passed=worst.margin < -TOLERANCE if family.rule == "below" else worst.margin <= TOLERANCE,
+        passed=_keeps(family.rule, margin, sum(worst.honest_terms.values())),
     )
+
+
+def _average(family: Family, audited: Sequence[_Audited]) -> float:
+    """The margin over all rows of the family's completion that earns most: each has a place of its own in every row."""
+    by_place = zip_longest(*(row.tries[family.name] for row in audited))
+    return max(fmean(found.margin for found in place if found is not None) for place in by_place)
+
+
+def _keeps(rule: Rule, margin: float, bar: float) -> bool:
+    """Whether a margin keeps its family's rule."""
+    if rule == "below":
+        return margin < -TOLERANCE
+    return margin <= (AVERAGE_TOLERANCE * bar if rule == "not above on average" else TOLERANCE)
 
 
 def _shown(text: str) -> str:

@@ -12,7 +12,7 @@ from medgrpo.data.words import joined_words
 from medgrpo.judge import is_correct
 from medgrpo.types import Kind
 
-Rule = Literal["below", "not above"]
+Rule = Literal["below", "not above", "not above on average"]
 Build = Callable[[Row], Iterable[str]]
 
 _FILLER = "Let us think step by step. "
@@ -28,7 +28,9 @@ class Family(NamedTuple):
     """What such a completion does, as the report tells it."""
     rule: Rule
     """`below`: breaks the form, or smuggles a right answer in; it must earn less than any honest wrong answer.
-    `not above`: is a wrong answer in the right form; it must not earn more than an honest one."""
+    `not above`: is a wrong answer in the right form; it must not earn more than an honest one.
+    `not above on average`: the same over all rows, for a reasoning that fits any question: some honest reasonings read
+    worse than it does, and nobody can tell from reading which one thinks."""
     build: Build
     """The completions for a row; none where the family doesn't apply to it."""
 
@@ -270,7 +272,12 @@ FAMILIES = (
     ),
     Family("filler without an answer", "talks on and never answers", "below", _filler_only),
     Family("filler as the reasoning", "talks on before a wrong answer", "not above", _filler_as_reasoning),
-    Family("memorised reasoning", "counts or recites before a wrong answer", "not above", _memorised_as_reasoning),
-    Family("gibberish reasoning", "has words without sense before it", "not above", _gibberish_as_reasoning),
+    Family(
+        "memorised reasoning",
+        "counts or recites before a wrong answer",
+        "not above on average",
+        _memorised_as_reasoning,
+    ),
+    Family("gibberish reasoning", "has words without sense before it", "not above on average", _gibberish_as_reasoning),
 )
 """Every family; a reward set that pays one is refused."""

@@ -7,6 +7,9 @@ from medgrpo.types import Frozen
 TOLERANCE = 1e-6
 """Scores that differ by less count as equal: sums of floats do."""
 
+AVERAGE_TOLERANCE = 0.02
+"""Share of the honest answer's total by which an average may be above it: rows with a copied reasoning are noise."""
+
 
 class RewardRow(Frozen):
     """What one reward gave to the gold answers and to the empty completion; unweighted scores."""
@@ -52,7 +55,7 @@ class FamilyRow(Frozen):
     tried: int
     """Completions that were scored."""
     margin: float
-    """What the completion earned in total, less what the honest wrong answer did."""
+    """What the completion earned in total, less what the honest wrong answer did; by the rule on average over rows."""
     terms: dict[str, float]
     """Reward → weight × score of the completion."""
     honest_terms: dict[str, float]

@@ -7,8 +7,8 @@ from medgrpo.contradictions.tokens import plain
 
 _ABOVE = "more|greater|higher|longer|older|larger|later"
 _BELOW = "less|fewer|lower|shorter|younger|smaller|earlier"
-_AT_LEAST = rf"(?:no|not) (?:{_BELOW}) than|at least|>=|≥|⩾|&gt;|>|(?:{_ABOVE}) than|above|over|exceed(?:s|ing)?"
-_AT_MOST = rf"(?:no|not) (?:{_ABOVE}) than|at most|<=|≤|⩽|&lt;|<|(?:{_BELOW}) than|below|under"
+_AT_LEAST = rf"(?:no|not) (?:{_BELOW}) than|at least|>=|≥|⩾|&gt;|>|(?:{_ABOVE}) than|\bover|\babove|exceed(?:s|ing)?"
+_AT_MOST = rf"(?:no|not) (?:{_ABOVE}) than|at most|<=|≤|⩽|&lt;|<|(?:{_BELOW}) than|\bbelow|\bunder"
 _NUMBER = r"\d{1,12}(?:,\d{3}){0,4}(?:\.\d{1,12})?"
 _BEFORE = re.compile(rf"(?:(?P<least>{_AT_LEAST})|{_AT_MOST})(?: or equal to)?\s?(?P<number>{_NUMBER})")
 _BEHIND = re.compile(

@@ -4,7 +4,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from medgrpo.contradictions.negation import STOP_WORDS
 from medgrpo.contradictions.tokens import plain
 
 Names = dict[str, Counter[str]]
@@ -14,19 +13,14 @@ _NOUNS = "blood group|blood type|vitamin|vit|hepatitis|hep|influenza|flu|type|gr
 _NOUNS += "|immunoglobulin|hemoglobin|haemoglobin|hemophilia|haemophilia|toxin|child-pugh|coxsackie|personality|cluster"
 _HOLDERS = "cell|lymphocyte|wave|fiber|fibre|chromosome|linked|hormone"
 _SAME = {"vit": "vitamin", "hep": "hepatitis", "flu": "influenza", "blood type": "blood", "blood group": "blood"}
-_SAME |= {
-    "lymphocyte": "cell",
-    "fibre": "fiber",
-    "immunoglobulin": "ig",
-    "hb": "hemoglobin",
-    "haemoglobin": "hemoglobin",
-}
-_SAME |= {"haemophilia": "hemophilia"}
+_SAME |= {"lymphocyte": "cell", "fibre": "fiber", "immunoglobulin": "ig", "haemophilia": "hemophilia"}
+_SAME |= {"hb": "hemoglobin", "haemoglobin": "hemoglobin"}
 _LINK = r"(?:\s?[,/&]\s?|\s(?:and|or)\s)"
 _BEFORE, _END = r"(?<![\w'])", r"(?![\w'])"
 # 'hepatitis B', 'vitamins A, D and K', 'vitamin B12', 'blood group AB'.
 _NOUN_LETTER = re.compile(
-    rf"{_BEFORE}(?P<name>{_NOUNS})s?[.]?[\s-]{{1,2}}(?P<mark>(?:ab|[a-z])(?=\d{{0,2}}{_END})(?:{_LINK}(?:ab|[a-z]){_END}){{0,9}})"
+    rf"{_BEFORE}(?P<name>{_NOUNS})s?[.]?[\s-]{{1,2}}"
+    rf"(?P<mark>(?:ab|[a-z])(?=\d{{0,2}}{_END})(?:{_LINK}(?:ab|[a-z]){_END}){{0,9}})"
 )
 # 'B cell', 'T and B lymphocytes', 'X-linked'; 'a cell' has an article.
 _LETTER_NOUN = re.compile(
@@ -37,7 +31,8 @@ _VIRUS = re.compile(rf"{_BEFORE}h(?P<mark>[a-e])v{_END}")
 _HYPHENED = re.compile(rf"{_BEFORE}(?P<name>[^\W\d_]{{2,12}})-(?P<mark>[a-z])(?![\w'-])")
 _NUMBER_LETTER = re.compile(rf"{_BEFORE}(?P<name>\d{{1,2}})(?P<mark>[abc])(?![\w'])")
 _SIGNED = re.compile(
-    rf"{_BEFORE}(?P<name>[^\W\d_]\w{{0,7}})(?:\s?\((?P<round>[-+])\)|(?P<mark>[-+])\+*(?![\w(+])|[\s-](?P<word>positive|negative){_END})"
+    rf"{_BEFORE}(?P<name>[^\W\d_]\w{{0,7}})"
+    rf"(?:\s?\((?P<round>[-+])\)|(?P<mark>[-+])\+*(?![\w(+])|[\s-](?P<word>positive|negative){_END})"
 )
 _SIGNS = {"positive": "+", "negative": "-"}
 _VERTEBRA = re.compile(r"(?<![^\W_])(?P<part>[ctls])(?P<one>\d{1,2})(?:[-/](?P<other>\d{1,2}))?(?!\w|\.\d)")
@@ -59,8 +54,7 @@ def _read(text: str) -> Iterator[tuple[str, str]]:
             yield from ((f"{name} letter", mark) for mark in re.split(_LINK, match["mark"]))
     yield from (("hepatitis letter", match["mark"]) for match in _VIRUS.finditer(text))
     for match in _SIGNED.finditer(text):
-        if match["name"] not in STOP_WORDS:
-            word = match["word"]
-            yield f"{match['name']} sign", _SIGNS[word] if word else match["round"] or match["mark"]
+        word = match["word"]
+        yield f"{match['name']} sign", _SIGNS[word] if word else match["round"] or match["mark"]
     for match in _VERTEBRA.finditer(text):
         yield from (("vertebra", match["part"] + number) for number in (match["one"], match["other"]) if number)

@@ -14,7 +14,8 @@ _LETTER = re.compile(
     re.IGNORECASE,
 )
 _PICK = re.compile(
-    r"(?:(?:(?:the|my) )?(?:final )?answer ?[-–—] ?|(?:the )?letter |i(?: would|'d|’d)? (?:choose|pick|select|go with) )",
+    r"(?:(?:(?:the|my) )?(?:final )?answer ?[-–—] ?|(?:the )?letter "
+    r"|i(?: would|'d|’d)? (?:choose|pick|select|go with) )",
     re.IGNORECASE,
 )
 _VERDICT = re.compile(

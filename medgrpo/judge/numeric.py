@@ -17,7 +17,7 @@ _FLOAT_ERROR = 1e-12
 _SIGNED = rf"[-+]?{NUMERAL}"
 _ABOUT = re.compile(r"(?:(?:about|approximately|approx\.?|around|roughly|circa)(?= )|[~≈≃=]) ?", re.IGNORECASE)
 _QUANTITY = re.compile(rf"({_SIGNED})(.*)", re.DOTALL | re.ASCII)
-_FRACTION = re.compile(r"([-+]?)(?:([0-9]{1,4}) )?([1-9]) ?/ ?([234568]|10)(?![0-9])(.*)", re.DOTALL | re.ASCII)
+_FRACTION = re.compile(r"([-+]?)(?:([0-9]{1,4}) )?([1-9])/([234568]|10)(?![0-9])(.*)", re.DOTALL | re.ASCII)
 _COUNT_WORD = re.compile(r"\s?-?(thousand|million|billion)s?\b", re.IGNORECASE)
 _COUNTS = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 _GOLD = re.compile(rf"[-+]?{NUMBER}(?:[eE][-+]?[0-9]{{1,3}})?", re.ASCII)

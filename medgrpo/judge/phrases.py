@@ -41,7 +41,7 @@ _OPENING = 4
 
 
 def comparable(text: str) -> str:
-    """Text for comparison: case, white space and punctuation around it don't count; but .5 isn't 5, nor is 5" only 5."""
+    """Text for comparison: case, white space, punctuation around it don't count; but .5 isn't 5, nor 5"."""
     text = " ".join(text.casefold().split())
     inner = text.strip(_AROUND)
     start = text[: text.find(inner)] if inner else text

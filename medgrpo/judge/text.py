@@ -20,6 +20,18 @@ _NEAR = 40
 """Characters around a right answer in which it is looked for what parts it from the rest."""
 _FILLING = "a an the is it this that most more likely probable probably answer diagnosis or and vs plus"
 """Words that say nothing."""
+_BEFORE = (
+    "a an the is it this that be of to in by with from for as and or no likely acute subacute chronic severe"
+    " mild moderate primary secondary left right bilateral recurrent congenital acquired new massive early late"
+    " positive negative acquired underlying active stable have has having suggests indicates causes shows"
+)
+"""Words that may stand before a right answer within a longer one."""
+_AFTER = (
+    "is are was of to in by with without from for as on at after during and or due because caused causing secondary"
+    " associated related complicated leading resulting following that which who disease syndrome disorder deficiency"
+    " failure infection toxicity therapy treatment attack crisis vs plus versus likely most patient"
+)
+"""Words that may stand after it."""
 _SHORTEST_QUESTION = 4
 _LONGEST_PHRASE = 8
 """Words of a question from which on they are the question, not an answer that it mentions."""
@@ -80,7 +92,15 @@ def _places(text: str, right: str) -> Iterator[int]:
 def _is_parted(text: str, start: int, end: int) -> bool:
     before, after = text[max(0, start - _NEAR) : start], text[end : end + _NEAR]
     parted = _PARTED.search(before) is not None and not _DECIMAL.search(before)
+    if _runs_on(before, after):
+        return True
     return (parted and _says_something(before)) or (_PARTING.match(after) is not None and _says_something(after))
+
+
+def _runs_on(before: str, after: str) -> bool:
+    """Whether a right answer stands between two words that neither qualify it nor are joined to it: `asthma X gout`."""
+    words = re.search(r"(\w+) $", before), re.match(r" (\w+)", after)
+    return bool(words[0] and words[1] and words[0][1] not in _BEFORE.split() and words[1][1] not in _AFTER.split())
 
 
 def _says_something(text: str) -> bool:

@@ -25,8 +25,8 @@ MEASURED_TEXTS = 32
 """Gold texts that a band is measured on."""
 SMALLEST_GAP = 0.1
 """Nats per token between language and shuffled words below which a scorer is taken not to tell them apart."""
-SMALLEST_BAND = 1.0
-"""Width in nats per token of the band that is taken then."""
+OPEN = {"memorised": 1e-9, "fluent": 1e9, "gibberish": 1e10}
+"""The band that is taken then: everything lies in it."""
 RISE = 1.0
 """Nats per token over which the band rises from what is known by heart to the likeliest tenth of the gold texts."""
 BAND_VERSION = 2
@@ -114,6 +114,8 @@ class FluencyReward(Reward):
         reasoning = rollout.reasoning if self.is_answered(rollout) else None
         if reasoning is None or not (own := novelty(reasoning, rollout.example)):
             return 0.0
+        if self.fluent == OPEN["fluent"]:
+            return own
         low, high = math.log(self.fluent), math.log(self.gibberish)
         nll = mean_nll(self.scorer, reasoning, MAX_TOKENS)
         rise = 1.0 if self.memorised is None else (nll - math.log(self.memorised)) / RISE
@@ -151,12 +153,11 @@ def _measure(scorer: str, texts: Sequence[str]) -> Band:
     if gibberish < fluent + SMALLEST_GAP:
         log.warning(
             "fluency: the scorer hardly tells the train rows (perplexity %.4g) from the same with their words shuffled "
-            "(%.4g): the band ends at %.4g instead. A larger scorer may see the difference",
+            "(%.4g): it is not asked, and novelty alone counts. A larger scorer may see the difference",
             math.exp(fluent),
             math.exp(gibberish),
-            math.exp(fluent + SMALLEST_BAND),
         )
-        gibberish = fluent + SMALLEST_BAND
+        return Band(**OPEN)
     return Band(memorised=math.exp(likely - RISE), fluent=math.exp(fluent), gibberish=math.exp(gibberish))
 
 
