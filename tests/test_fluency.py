@@ -553,3 +553,23 @@ def test_the_band_falls_on_both_sides(base: BaseRef, over: float, expected: floa
     ends = {"memorised": nll - over, "fluent": nll - over + 3, "gibberish": nll - over + 5}
     reward = FluencyReward(scorer=base.folder, **{name: math.exp(end) for name, end in ends.items()})
     assert reward.score([rollout(OWN)]) == [pytest.approx(expected, abs=1e-6)]
+
+
+def test_a_batch_freezes_the_shared_policy_once_and_scores_the_same(
+    base: BaseRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = FluencyReward(scorer=base.folder, fluent=2.0, gibberish=5000.0)
+    rows = [rollout(f"{OWN} It is {word}.") for word in ("high", "low", "normal")]
+    expected = reward.score(rows)
+    entered = []
+    whole = scorer._without_adapters
+
+    def counted(model: Any) -> Any:
+        entered.append(model)
+        return whole(model)
+
+    monkeypatch.setattr(scorer, "_without_adapters", counted)
+    policy = load_base(base.folder)
+    share_scorer(base.folder, Policy(lora(policy), policy.tokenizer))
+    assert reward.score(rows) == expected
+    assert len(entered) == 1

@@ -13,7 +13,7 @@ from medgrpo.errors import ConfigError
 from medgrpo.fingerprint import digest, write_whole
 from medgrpo.rewards.novelty import novelty, words_of
 from medgrpo.rewards.reward import Context, Reward
-from medgrpo.rewards.scorer import load_as, load_scorer, mean_nll
+from medgrpo.rewards.scorer import frozen, load_as, load_scorer, mean_nll
 from medgrpo.rewards.weights import weights_digest
 from medgrpo.types import Frozen, Rollout
 
@@ -102,24 +102,29 @@ class FluencyReward(Reward):
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Score a batch; each row on its own, so that neighbours and padding can't change a score."""
-        return [self._score(rollout) for rollout in rollouts]
+        if not self.scorer or self.fluent is None or self.gibberish is None:
+            raise ConfigError("rewards: fluency has no scorer or band yet: call prepared() first, or give all three")
+        own = [self._own(rollout) for rollout in rollouts]
+        if not any(own) or self.fluent == OPEN["fluent"]:
+            return own
+        with frozen(self.scorer):
+            return [
+                share * self._band(rollout.reasoning or "", self.fluent, self.gibberish) if share else 0.0
+                for share, rollout in zip(own, rollouts, strict=True)
+            ]
 
     def full_marks(self, rollout: Rollout) -> float:
         """A gold reasoning may be terse: it needn't be fluent to be right."""
         return 0.0
 
-    def _score(self, rollout: Rollout) -> float:
-        if not self.scorer or self.fluent is None or self.gibberish is None:
-            raise ConfigError("rewards: fluency has no scorer or band yet: call prepared() first, or give all three")
-        reasoning = rollout.reasoning if self.is_answered(rollout) else None
-        if reasoning is None or not (own := novelty(reasoning, rollout.example)):
-            return 0.0
-        if self.fluent == OPEN["fluent"]:
-            return own
-        low, high = math.log(self.fluent), math.log(self.gibberish)
+    def _own(self, rollout: Rollout) -> float:
+        return novelty(rollout.reasoning or "", rollout.example) if self.is_answered(rollout) else 0.0
+
+    def _band(self, reasoning: str, fluent: float, gibberish: float) -> float:
         nll = mean_nll(self.scorer, reasoning, MAX_TOKENS)
+        low, high = math.log(fluent), math.log(gibberish)
         rise = 1.0 if self.memorised is None else (nll - math.log(self.memorised)) / RISE
-        return own * min(1.0, max(0.0, min(rise, (high - nll) / (high - low))))
+        return min(1.0, max(0.0, min(rise, (high - nll) / (high - low))))
 
 
 def _kept_band(scorer: str, context: Context) -> Band:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from medgrpo.contradictions import find_contradiction
+from medgrpo.contradictions.drugs import find_drugs
 from medgrpo.errors import BaseModelError
 from medgrpo.judge import is_correct, is_readable
 from medgrpo.judge.choice import read_choice
@@ -77,8 +78,9 @@ class SemanticReward(Reward):
         return self.model_copy(update={"unrelated": _measure(self.encoder, self.architecture, context.examples)})
 
     def load(self) -> None:
-        """Load the encoder."""
+        """Load the encoder and the dictionary of drugs."""
         _load(self.encoder, self.architecture)
+        find_drugs("")
 
     def source(self) -> str:
         """Digest of the encoder's content, where it is on this disk."""
