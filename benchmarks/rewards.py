@@ -24,8 +24,9 @@ from medgrpo.config_file import read_config
 from medgrpo.data.prepare import prepare
 from medgrpo.data.store import read_split
 from medgrpo.policy import Policy, load_base
-from medgrpo.rewards import PRESETS, Context, Reward
-from medgrpo.rewards.scorer import forget_scorers
+from medgrpo.rewards import PRESETS, Context, Reward, SemanticReward
+from medgrpo.rewards.original import batch_perplexities
+from medgrpo.rewards.scorer import forget_scorers, load_scorer
 from medgrpo.rewards.scoring import RewardSet, prepared
 from medgrpo.rewards.semantic import load_encoder
 from medgrpo.rewards.trl import read_rollout
@@ -49,11 +50,16 @@ def sampled(config: Config, policy: Policy, examples: Sequence[Example]) -> list
     generation.update(do_sample=True, temperature=config.grpo.temperature, pad_token_id=policy.tokenizer.pad_token_id)
     generation.max_new_tokens = config.grpo.max_completion_tokens
     rollouts = []
-    for example in examples:
-        chat = messages(config.prompt.system, config.prompt.shown, render_question(example))
-        rows = sample(policy.model, [policy.prompt_tokens(chat)] * GROUP, generation, policy.tokenizer.pad_token_id)
+    for start in range(0, len(examples), GROUP):
+        asked = [example for example in examples[start : start + GROUP] for _ in range(GROUP)]
+        chats = [messages(config.prompt.system, config.prompt.shown, render_question(example)) for example in asked]
+        prompts = [policy.prompt_tokens(chat) for chat in chats]
+        rows = sample(policy.model, prompts, generation, policy.tokenizer.pad_token_id)
         texts = policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        rollouts += [read_rollout(example.model_dump_json(), t, len(r)) for t, r in zip(texts, rows, strict=True)]
+        rollouts += [
+            read_rollout(example.model_dump_json(), text, len(row))
+            for example, text, row in zip(asked, texts, rows, strict=True)
+        ]
     return rollouts
 
 
@@ -61,13 +67,16 @@ def forget() -> None:
     """Drop every model that rewards have loaded."""
     forget_scorers()
     load_encoder.cache_clear()
+    batch_perplexities.cache_clear()
 
 
-def original_seconds(rewards: Sequence[Reward], rollouts: Sequence[Rollout]) -> float:
-    """The notebook's way: every row loads the models and is scored alone."""
+def original_seconds(rewards: Sequence[Reward], rollouts: Sequence[Rollout], base: str) -> float:
+    """The notebook's way: every row loads both models, also where it has no answer to score, and is scored alone."""
     start = time.perf_counter()
     for rollout in rollouts:
         forget()
+        load_encoder(SemanticReward().encoder)
+        load_scorer(base)
         RewardSet(rewards).totals([rollout])
     return time.perf_counter() - start
 
@@ -100,7 +109,7 @@ def compare(rows: int, original_rows: int) -> None:
     cold, warm = our_seconds(ours, first, second)
     print(f"default rewards, models loaded once       {cold:8.1f} s")
     print(f"default rewards, one warm step            {warm:8.1f} s")
-    timed = original_seconds(original, first[:original_rows])
+    timed = original_seconds(original, first[:original_rows], base.folder)
     print(f"original, loaded again for each of {min(len(first), original_rows):6} {timed:8.1f} s")
     per_row = timed / min(len(first), original_rows)
     print(f"ratio for the same completions            {per_row * len(first) / cold:8.1f}x")
