@@ -20,7 +20,7 @@ def bootstrap_interval(values: Sequence[float], confidence: float, resamples: in
         confidence: level of the interval, for example 0.95.
         resamples: bootstrap resamples.
     """
-    from scipy.stats import binomtest, bootstrap
+    from scipy.stats import bootstrap
 
     mean = sum(values) / len(values)
     if len(set(values)) > 1:
@@ -35,9 +35,21 @@ def bootstrap_interval(values: Sequence[float], confidence: float, resamples: in
         ).confidence_interval
         return Interval(mean=mean, low=float(found.low), high=float(found.high))
     if mean in (0.0, 1.0):
-        wilson = binomtest(round(mean * len(values)), len(values)).proportion_ci(confidence, method="wilson")
-        return Interval(mean=mean, low=float(wilson.low), high=float(wilson.high))
+        return wilson_interval(round(mean * len(values)), len(values), confidence)
     return Interval(mean=mean, low=mean, high=mean)
+
+
+def wilson_interval(right: int, rows: int, confidence: float) -> Interval:
+    """A share with Wilson's score interval.
+
+    Args:
+        rows: at least one.
+        confidence: level of the interval.
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(right, rows).proportion_ci(confidence, method="wilson")
+    return Interval(mean=right / rows, low=float(found.low), high=float(found.high))
 
 
 def paired_difference(

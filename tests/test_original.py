@@ -22,11 +22,11 @@ from medgrpo.rewards.original import (
     OriginalTagsReward,
     batch_perplexities,
     first_block,
-    load_cross_encoder,
     normalised,
 )
 from medgrpo.rewards.reward import Context, Reward
 from medgrpo.rewards.scorer import forget_scorers
+from medgrpo.rewards.semantic import load_cross_encoder
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, Example, Rollout
 
@@ -181,7 +181,7 @@ def test_a_cross_encoder_reads_both_texts(base: BaseRef, tmp_path: Path) -> None
     assert len(set(values)) == 4
     assert all(0.0 <= value <= 1.0 for value in values[:3]), "one label: a sigmoid, as the notebook's encoder has it"
     assert reward.score(rows[::-1]) == values[2::-1]
-    with pytest.raises(BaseModelError, match="can't be loaded"):
+    with pytest.raises(BaseModelError, match="can't be read"):
         load_cross_encoder(str(tmp_path / "gone"))
 
 

@@ -12,6 +12,7 @@ from medgrpo.audit.perturb import CHANGES, changed, changed_answers, reworded
 from medgrpo.data.words import is_generic, joined_words, stable_hash
 from medgrpo.judge import is_number
 from medgrpo.rewards.scoring import RewardSet
+from medgrpo.statistics import wilson_interval
 from medgrpo.types import Example, Frozen, Interval, Rollout
 
 Encode = Callable[[Sequence[str]], Any]
@@ -77,11 +78,7 @@ def rank(rewards: RewardSet, pairs: Mapping[str, Sequence[Pair]], encode: Encode
 
 
 def _share(are_ranked: Sequence[bool]) -> Interval:
-    from scipy.stats import binomtest
-
-    right, pairs = sum(are_ranked), len(are_ranked)
-    wilson = binomtest(right, pairs).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(mean=right / pairs, low=float(wilson.low), high=float(wilson.high))
+    return wilson_interval(sum(are_ranked), len(are_ranked), CONFIDENCE)
 
 
 def misranked(rewards: RewardSet, pairs: Sequence[Pair]) -> list[Pair]:

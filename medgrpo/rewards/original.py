@@ -16,8 +16,6 @@ from medgrpo.rewards.scorer import frozen, next_token_loss
 from medgrpo.types import Rollout
 
 if TYPE_CHECKING:
-    from sentence_transformers import CrossEncoder
-
     from medgrpo.policy import Policy
 
 BATCH = 8
@@ -166,24 +164,6 @@ def cosine(encoder: str, one: str, other: str) -> float:
 
 def cross_score(encoder: str, one: str, other: str) -> float:
     """A cross-encoder's score of two texts."""
+    from medgrpo.rewards.semantic import load_cross_encoder
+
     return float(load_cross_encoder(encoder).predict([(one, other)], show_progress_bar=False)[0])
-
-
-@lru_cache(maxsize=2)
-def load_cross_encoder(name: str) -> "CrossEncoder":
-    """Load a cross-encoder once per process, on the CPU so that it never competes with the policy for GPU memory.
-
-    Only safetensors are read, and no code from its folder is run.
-
-    Raises:
-        BaseModelError: it can't be had.
-    """
-    from sentence_transformers import CrossEncoder
-
-    from medgrpo.errors import BaseModelError
-
-    try:
-        options = {"use_safetensors": True}
-        return CrossEncoder(name, device="cpu", trust_remote_code=False, model_kwargs=options)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"the cross-encoder {name} can't be loaded: {error}") from error

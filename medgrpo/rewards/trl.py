@@ -49,19 +49,9 @@ class TrlReward:
 class AsyncTrlReward(TrlReward):
     """A reward that waits for others: TRL lets all of these wait at the same time."""
 
-    async def __call__(  # type: ignore[override]  # TRL tells the two apart by it
-        self,
-        completions: Sequence[list[dict[str, str]]],
-        completion_ids: Sequence[Sequence[int]],
-        example: Sequence[str],
-        log_metric: LogMetric,
-        **_columns: Any,
-    ) -> list[float]:
-        """Score one step's completions; see `TrlReward`."""
-        rollouts = _rollouts(completions, completion_ids, example)
-        # In a thread, whose time limit also holds for code that blocks inside of an `async def`.
-        scored = await asyncio.to_thread(self._scorer.score, rollouts)
-        return self._logged(scored, log_metric)
+    async def __call__(self, **columns: Any) -> list[float]:  # type: ignore[override]  # TRL tells the two apart by it
+        """As `TrlReward`; in a thread, whose time limit also holds for code that blocks inside of an `async def`."""
+        return await asyncio.to_thread(super().__call__, **columns)
 
 
 def for_trl(reward: Reward) -> TrlReward:
