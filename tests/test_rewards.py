@@ -167,6 +167,7 @@ def test_gold_earns_what_the_reward_promises(kind: str, rewards: dict[str, Rewar
 def test_nothing_is_paid_outside_the_grammar(kind: str, rewards: dict[str, Reward]) -> None:
     broken = [f"So. {R}<answer>B</answer>", "<answer>B</answer>", f"{R}<answer>B</answer><answer>B</answer>", f"{R}B"]
     broken += ["<reasoning>:</reasoning><answer>B</answer>", f"<answer>B</answer>{R}"]
+    broken += [f"{R}<answer>A or B</answer>", f"{R}<answer>not B</answer>"]  # in the grammar, but no answer in form
     assert scores(rewards[kind], broken) == [0.0] * len(broken)
     assert scores(rewards[kind], [f"{R}<answer>B</answer>"])[0] > 0
 
