@@ -115,6 +115,40 @@ class PromptConfig(Frozen):
         return tuple((d.question, d.completion) for d in self.demonstrations)
 
 
+class GuardConfig(Frozen):
+    """Bounds on the signs of collapse. A bound that is broken for `patience` steps in a row ends the training."""
+
+    action: Literal["stop", "rollback"] = "stop"
+    """`stop`: end with the reason. `rollback`: go on from the newest good checkpoint with a lower learning rate."""
+    patience: int = Field(default=5, ge=1)
+    """Steps in a row that a bound must be broken for. NaN ends a training at once."""
+    min_entropy: float = Field(default=0.0, ge=0)
+    """Nats per token; below it the policy says the same whatever it is asked. 0: no bound."""
+    max_kl: float | None = Field(default=None, gt=0)
+    """Nats per token from the reference policy; needs `beta` above 0."""
+    max_clipped_ratio: Share = 1.0
+    """Share of completions that are cut off at `max_completion_tokens`; 1: no bound."""
+    max_degenerate_ratio: Share = 1.0
+    """Share of groups whose rewards are all the same; 1: no bound."""
+    learning_rate_factor: float = Field(default=0.5, gt=0, lt=1)
+    """What a rollback multiplies the learning rate by."""
+    max_rollbacks: int = Field(default=2, ge=1)
+    """After so many rollbacks the training is ended."""
+
+
+class WarmStartConfig(Frozen):
+    """Supervised training on worked answers of train rows, before GRPO, of the same adapter."""
+
+    rows: int = Field(default=128, ge=1)
+    """Train rows whose worked answer is shown, drawn once."""
+    epochs: int = Field(default=1, ge=1)
+    """How often each of them is shown."""
+    batch_size: int = Field(default=8, ge=1)
+    """Rows per optimiser step."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate; it falls linearly."""
+
+
 class GrpoConfig(Frozen):
     """Training with group relative policy optimisation."""
 
@@ -152,8 +186,16 @@ class GrpoConfig(Frozen):
     """What the advantages are divided by the standard deviation of."""
     mask_truncated_completions: bool = False
     """Leave completions that were cut off out of the loss."""
-    shared_prefix: bool = True
-    """Run each prompt once per group instead of once per completion; same numbers, fewer tokens."""
+    num_iterations: int = Field(default=1, ge=1)
+    """Optimiser steps that are made on each step's completions (μ of the GRPO paper)."""
+    fast_path: bool = True
+    """Make steps cheaper without changing their numbers, where that can be done; false: TRL's own path everywhere."""
+    rollouts: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
+    """What samples completions: this process, vLLM inside of it, or a vLLM server (`MEDGRPO_VLLM_URL`)."""
+    redraws: int = Field(default=0, ge=0)
+    """Dynamic sampling: how often a step may draw other prompts for groups whose rewards are all the same."""
+    guards: GuardConfig = GuardConfig()
+    """When a training that goes wrong is ended."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "GrpoConfig":
@@ -228,6 +270,8 @@ class Config(Frozen):
     """How a question is put."""
     rewards: tuple[AnyReward, ...] = Field(default=PRESETS["default"], min_length=1)
     """The total reward is the weighted sum of these; or the name of a preset: default, corrected, original."""
+    warm_start: WarmStartConfig | None = None
+    """Supervised training before GRPO; None: GRPO starts from the base model."""
     grpo: GrpoConfig = GrpoConfig()
     """How the policy is trained."""
     evaluation: EvaluationConfig = EvaluationConfig()

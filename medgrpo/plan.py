@@ -91,7 +91,7 @@ def step_flops(config: Config, shape: Shape, prompt_tokens: float) -> float:
     """Floating-point operations of one step: sampling, the loss, and its backward pass through frozen weights."""
     grpo = config.grpo
     completions = grpo.completions_per_step * grpo.max_completion_tokens
-    prompts = prompt_tokens * (grpo.prompts_per_step if grpo.shared_prefix else grpo.completions_per_step)
+    prompts = prompt_tokens * (grpo.prompts_per_step if grpo.fast_path else grpo.completions_per_step)
     return 3 * 2 * shape.parameters * (completions + prompts)
 
 
@@ -99,7 +99,7 @@ def step_memory(config: Config, shape: Shape, prompt_tokens: float) -> float:
     """Bytes at the peak of one step: weights, the adapter with its optimiser, activations of one part of the step."""
     grpo = config.grpo
     width = BYTES_PER_4BIT_WEIGHT if config.policy.load_in_4bit else choose_dtype(config.policy.dtype).itemsize
-    copies = grpo.prompts_per_step if grpo.shared_prefix else grpo.completions_per_step
+    copies = grpo.prompts_per_step if grpo.fast_path else grpo.completions_per_step
     tokens = (grpo.completions_per_step * grpo.max_completion_tokens + copies * prompt_tokens) / (
         grpo.gradient_accumulation_steps
     )

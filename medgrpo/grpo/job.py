@@ -66,7 +66,7 @@ def build_trainer(job: Job, examples: list[Example], rewards: Sequence[Reward]) 
     policy = load_base(job.base.folder, config.policy.dtype, config.policy.load_in_4bit)
     lora = config.policy.lora
     writer = MetricWriter(connect(job.settings), job.run_id)
-    shared = config.grpo.shared_prefix
+    shared = config.grpo.fast_path
     return (SharedPrefixTrainer if shared else GRPOTrainer)(
         model=policy.model,
         processing_class=policy.tokenizer,
