@@ -5,7 +5,8 @@
 
 The completions are sampled from the demo's base model, eight for each of the laptop config's train questions. The
 baseline is the preset `original` as the notebook ran it: row by row, both models loaded again for each. Ours starts
-without a model in memory, too; a warm step is the same number of other completions with the models there.
+without a model in memory, too; a warm step is the same number of other completions with the models there. Importing
+libraries counts for neither.
 With `--share` the laptop config is trained on 64 completions a step, and the share of rewards in each step is told.
 Run nothing else beside it.
 """
@@ -43,18 +44,17 @@ def sampled(config: Config, policy: Policy, examples: Sequence[Example]) -> list
     """`GROUP` completions of each example, as the first step of a training samples them."""
     import torch
 
-    from medgrpo.grpo.shared_prefix import sample
+    from medgrpo.grpo.sampling import Decoding, sample
 
     torch.manual_seed(config.seed)
-    generation = policy.model.generation_config
-    generation.update(do_sample=True, temperature=config.grpo.temperature, pad_token_id=policy.tokenizer.pad_token_id)
-    generation.max_new_tokens = config.grpo.max_completion_tokens
+    end, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
+    decoding = Decoding(config.grpo.max_completion_tokens, (end,), pad, config.grpo.temperature, config.grpo.top_p)
     rollouts = []
     for start in range(0, len(examples), GROUP):
         asked = [example for example in examples[start : start + GROUP] for _ in range(GROUP)]
         chats = [messages(config.prompt.system, config.prompt.shown, render_question(example)) for example in asked]
         prompts = [policy.prompt_tokens(chat) for chat in chats]
-        rows = sample(policy.model, prompts, generation, policy.tokenizer.pad_token_id)
+        rows = sample(policy.model, prompts, decoding).tokens
         texts = policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
         rollouts += [
             read_rollout(example.model_dump_json(), text, len(row))
@@ -100,6 +100,7 @@ def compare(rows: int, original_rows: int) -> None:
     context = Context(base, examples, config.grpo.max_completion_tokens, settings)
     start = time.perf_counter()
     ours, original = prepared(PRESETS["default"], context), prepared(PRESETS["original"], context)
+    load_encoder(SemanticReward().encoder)  # imports what it needs
     print(f"bands measured, once per machine          {time.perf_counter() - start:8.1f} s")
     questions = rows // GROUP
     rollouts = sampled(config, load_base(base.folder), examples[: 2 * questions])

@@ -50,8 +50,16 @@ def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    """Show what a run would do: the resolved config, rows, steps, memory and time. Trains nothing.
+def plan(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Make one real step, compare, and go by it from now on.")
+    ] = False,
+) -> None:
+    """Show what a run would do: the resolved config, rows, steps, memory and time.
+
+    Refuses a run that can't fit in the GPU, with a setting that makes it fit. Trains nothing that is kept.
 
     Example:  medgrpo plan configs/llama31-8b.toml
     """
@@ -59,7 +67,7 @@ def plan(config_path: ConfigPath, overrides: Overrides = None) -> None:
     from medgrpo.plan import make_plan
     from medgrpo.settings import Settings
 
-    print(make_plan(read_config(config_path, overrides or ()), Settings()))
+    print(make_plan(read_config(config_path, overrides or ()), Settings(), with_step=measure))
 
 
 @app.command()
@@ -117,7 +125,7 @@ def train(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """
     stages = _stages(config_path, overrides)
     for checkpoint in stages.training.checkpoints:
-        print(f"step {checkpoint.step:5}  adapter {checkpoint.adapter_digest}")
+        print(f"{checkpoint.label:10}  adapter {checkpoint.adapter_digest}")
     print(f"MLflow run {stages.run.run_id}")
 
 
@@ -135,7 +143,7 @@ def evaluate(
     """
     stages = _stages(config_path, overrides)
     for report in stages.reports(split):
-        name = "base" if report.checkpoint.is_base else f"step {report.checkpoint.step}"
+        name = report.checkpoint.label
         print(f"{name:12} accuracy {report.accuracy}  format rate {report.format_rate}  rows {report.rows}")
 
 

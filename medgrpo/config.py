@@ -206,6 +206,8 @@ class GrpoConfig(Frozen):
             )
         if self.checkpoints > self.steps:
             raise ValueError("more checkpoints than steps")
+        if self.guards.max_kl is not None and self.beta == 0:
+            raise ValueError("guards.max_kl needs beta above 0: without a reference policy no divergence is measured")
         return self
 
     @property
@@ -215,8 +217,13 @@ class GrpoConfig(Frozen):
 
     @property
     def save_every(self) -> int:
-        """Steps from one checkpoint to the next."""
-        return -(-self.steps // self.checkpoints)
+        """Steps from one checkpoint to the next; completions that are used several times are used up by then."""
+        return -(-self.steps // (self.checkpoints * self.num_iterations)) * self.num_iterations
+
+    @property
+    def checkpoint_steps(self) -> tuple[int, ...]:
+        """The steps after which a checkpoint is made and later evaluated."""
+        return (*range(self.save_every, self.steps, self.save_every), self.steps)
 
 
 class EvaluationConfig(Frozen):

@@ -12,7 +12,9 @@ MedgrpoError
 ├── RewardError             a reward raised, or returned what is no score
 ├── TrainingError           the training process ended badly
 │   ├── TrainingRefused     … for a reason that a retry can't mend (config, memory, NaN)
+│   │   └── GuardBroken     (in grpo/guards.py) … a guard's bound; may be caught for a rollback
 │   └── TrainingCrashed     … for any other reason: retried from the newest checkpoint
+│       └── TrainingStopped somebody asked it to end (SIGTERM)
 ├── TrackingError           MLflow refused a read, or a write that nothing can go on without
 └── ServeError              the served stage did not start, or did not answer
 """
@@ -68,6 +70,10 @@ class TrainingRefused(TrainingError):
 
 class TrainingCrashed(TrainingError):
     """Training died: a retry goes on from the newest checkpoint that verifies."""
+
+
+class TrainingStopped(TrainingCrashed):
+    """Training was asked to end, by SIGTERM: a retry goes on from the newest checkpoint."""
 
 
 class TrackingError(MedgrpoError):

@@ -44,7 +44,7 @@ def evaluate(
     policy = load_base(base.folder, config.policy.dtype, config.policy.load_in_4bit)
     if not checkpoint.is_base:
         policy = attach(policy, adapter_folder(checkpoint, settings))
-    name = "base" if checkpoint.is_base else f"step {checkpoint.step}"
+    name = checkpoint.label
     completions = generate(policy, config, examples, f"evaluate {name} on {split}")
     rows = judge(examples, completions, policy)
     report = summarize(rows, key, checkpoint, dataset, split, config.evaluation)
@@ -101,7 +101,7 @@ def best(reports: Sequence[EvalReport]) -> EvalReport:
 
 def generate(policy: Policy, config: Config, examples: Sequence[Example], title: str) -> list[str]:
     """Greedy completions, one per example, in order. Prompts of similar length are generated together."""
-    import torch
+    from medgrpo.generation import Completer
 
     prompt = config.prompt
     chats = [messages(prompt.system, prompt.shown, render_question(example)) for example in examples]
@@ -109,17 +109,10 @@ def generate(policy: Policy, config: Config, examples: Sequence[Example], title:
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     size = config.evaluation.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
+    completer = Completer(policy, config.evaluation.max_completion_tokens)
     completions = [""] * len(prompts)
     for batch in track(batches, title):
-        padded = policy.tokenizer.pad({"input_ids": [prompts[row] for row in batch]}, return_tensors="pt")
-        with torch.inference_mode():
-            tokens = policy.model.generate(
-                **padded.to(policy.model.device),
-                do_sample=False,
-                max_new_tokens=config.evaluation.max_completion_tokens,
-                pad_token_id=policy.tokenizer.pad_token_id,
-            )
-        texts = policy.tokenizer.batch_decode(tokens[:, padded["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = completer.complete([prompts[row] for row in batch])
         for row, text in zip(batch, texts, strict=True):
             completions[row] = text
     return completions

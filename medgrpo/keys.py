@@ -32,7 +32,9 @@ def trainer_source() -> str:
 @lru_cache(maxsize=1)
 def scorer_source() -> str:
     """Digest of the code that decides what an evaluation yields."""
-    return digest([source_digest("answer.py", "judge", "evaluate.py", "statistics.py", "policy.py"), version("pint")])
+    decoding = ("generation.py", "grpo/sampling.py", "grpo/shared_prefix.py", "grpo/inference_copy.py")
+    parts = ("answer.py", "judge", "evaluate.py", "statistics.py", "policy.py", *decoding)
+    return digest([source_digest(*parts), version("pint")])
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,8 @@ from medgrpo.fingerprint import digest, file_digest
 if TYPE_CHECKING:
     import torch
 
+    from medgrpo.config import LoraConfig
+
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -36,11 +38,14 @@ def choose_dtype(name: str = "auto") -> "torch.dtype":
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
     if not torch.cuda.is_available():
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def load_base(folder: str, dtype: str = "auto", load_in_4bit: bool = False) -> Policy:
+def load_base(folder: str, dtype: str = "auto", load_in_4bit: bool = False, placed: bool = True) -> Policy:
     """Load a base model from its folder. Only safetensors are read, and no code from the folder is run.
+
+    Args:
+        placed: whether the weights go to the GPU at once; False where FSDP or DeepSpeed will spread them.
 
     Raises:
         BaseModelError: the folder can't be read, or 4-bit weights are asked for without a CUDA device.
@@ -53,7 +58,7 @@ def load_base(folder: str, dtype: str = "auto", load_in_4bit: bool = False) -> P
 
     compute = choose_dtype(dtype)
     options: dict[str, Any] = {"dtype": compute, "use_safetensors": True, "trust_remote_code": False}
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and placed:
         options["device_map"] = {"": torch.cuda.current_device()}
     if load_in_4bit:
         if not torch.cuda.is_available():
@@ -71,8 +76,24 @@ def load_base(folder: str, dtype: str = "auto", load_in_4bit: bool = False) -> P
     return Policy(model.eval(), tokenizer)
 
 
-def attach(policy: Policy, adapter: Path) -> Policy:
-    """The same base with a stored adapter on top, for inference.
+def lora_settings(lora: "LoraConfig") -> Any:
+    """The adapter's shape in PEFT's words."""
+    from peft import LoraConfig as PeftLoraConfig
+
+    return PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.target_modules),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+
+
+def attach(policy: Policy, adapter: Path, is_trainable: bool = False) -> Policy:
+    """The same base with a stored adapter on top.
+
+    Args:
+        is_trainable: whether the adapter is to be trained on.
 
     Raises:
         BaseModelError: the adapter was trained on another architecture.
@@ -80,10 +101,20 @@ def attach(policy: Policy, adapter: Path) -> Policy:
     from peft import PeftModel
 
     try:
-        model = PeftModel.from_pretrained(policy.model, str(adapter), use_safetensors=True)
+        model = PeftModel.from_pretrained(policy.model, str(adapter), use_safetensors=True, is_trainable=is_trainable)
     except (RuntimeError, ValueError, OSError) as error:
         raise BaseModelError(f"the adapter in {adapter} doesn't fit this base model: {error}") from error
     return Policy(model.eval(), policy.tokenizer)
+
+
+def keep_adapter_exact(model: Any) -> None:
+    """Hold the weights in training in float32.
+
+    TRL makes those on a 4-bit base bfloat16, and float16 training can't scale such gradients: GPUs without bfloat16.
+    """
+    for weights in model.parameters():
+        if weights.requires_grad:
+            weights.data = weights.data.float()
 
 
 def adapter_digest(folder: Path) -> str:

@@ -62,10 +62,10 @@ def render(summary: Summary, settings: Settings) -> str:
     version = f"{summary.version.name} version {summary.version.version}"
     lines = [
         f"Validation rows ({summary.base.rows}), on which the best checkpoint is chosen",
-        *_table([("base", summary.base), *((f"step {r.checkpoint.step}", r) for r in summary.checkpoints)]),
+        *_table([(report.checkpoint.label, report) for report in (summary.base, *summary.checkpoints)]),
         "",
         f"Test rows ({best.rows}), on which the gate decides",
-        *_table([("incumbent", summary.incumbent), (f"step {best.checkpoint.step}", best)]),
+        *_table([("incumbent", summary.incumbent), (best.checkpoint.label, best)]),
         f"  paired difference in accuracy: {summary.decision.difference}",
         "",
         f"Decision: {version} is {verdict}",

@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,6 +19,12 @@ class Settings(BaseSettings):
     """MLflow server (`MEDGRPO_TRACKING_URI`); empty: a SQLite file under `home`."""
     train_timeout_s: float = 24 * 3600
     """Longest time that one attempt at training may take, in seconds (`MEDGRPO_TRAIN_TIMEOUT_S`)."""
+    processes: int = Field(default=1, ge=1)
+    """How many processes train together, one per GPU (`MEDGRPO_PROCESSES`)."""
+    accelerate_config: str = ""
+    """accelerate's config file, as configs/accelerate/fsdp2.yaml (`MEDGRPO_ACCELERATE_CONFIG`); empty: plain DDP."""
+    vllm_url: str = ""
+    """The vLLM server that samples for `grpo.rollouts = "vllm-server"` (`MEDGRPO_VLLM_URL`)."""
 
     @cached_property
     def root(self) -> Path:

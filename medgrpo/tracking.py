@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from pandas import DataFrame
 
-log = logging.getLogger(__name__)
-
 KEY_TAG = "medgrpo.key"
 FLOW_RUN_TAG = "prefect.flow_run_id"
 MAX_PARAM = 500
@@ -102,6 +100,11 @@ def fail_runs_of(flow_run_id: str, settings: Settings) -> None:
     wanted = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs(experiments, wanted):
         client.set_terminated(run.info.run_id, "FAILED")
+
+
+def tag_run(run_id: str, name: str, value: str, settings: Settings) -> None:
+    """Set a tag of a run."""
+    connect(settings).set_tag(run_id, name, value)
 
 
 def log_report(run_id: str, name: str, report: Frozen, settings: Settings) -> None:
@@ -207,36 +210,16 @@ def history(run_id: str, metric: str, settings: Settings) -> list[tuple[int, flo
     return sorted((point.step, point.value) for point in found)
 
 
-class MetricWriter:
-    """Writes a training's metrics step by step. A write that fails is kept and sent with the next one."""
+def log_step(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
+    """Log a training step's metrics, all or none, under `train/`."""
+    from mlflow.entities import Metric
 
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
-        self._client = client
-        self._run_id = run_id
-        self._pending: list[Any] = []
-        history = client.get_metric_history(run_id, "train/reward")
-        self.last_step = max((metric.step for metric in history), default=0)
-        """The newest step that the run already has: a resumed training doesn't log up to it again."""
+    client.log_batch(run_id, metrics=[Metric(f"train/{name}", value, time_ms, step) for name, value in metrics.items()])
 
-    def write(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log the metrics of one step under `train/`, unless the run already has that step."""
-        from mlflow.entities import Metric
 
-        if step <= self.last_step:
-            return
-        now = int(time.time() * 1000)
-        self._pending += [Metric(f"train/{name}", value, now, step) for name, value in metrics.items()]
-        self.flush()
-
-    def flush(self) -> bool:
-        """Send what is pending; returns whether everything arrived."""
-        try:
-            self._client.log_batch(self._run_id, metrics=self._pending)
-        except Exception as error:  # tracking must never end a training: keep the metrics and go on
-            log.warning("MLflow did not take %d metrics, kept for later: %s", len(self._pending), error)
-            return False
-        self._pending = []
-        return True
+def metric_steps(client: "MlflowClient", run_id: str, name: str) -> list[int]:
+    """The steps that a training metric was logged for, as often as it was."""
+    return [point.step for point in client.get_metric_history(run_id, f"train/{name}")]
 
 
 def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:

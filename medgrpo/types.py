@@ -135,6 +135,13 @@ class CheckpointRef(Frozen):
         """Whether this is the base model without an adapter."""
         return not self.adapter_digest
 
+    @property
+    def label(self) -> str:
+        """What people call it; step 0 is what GRPO started from, after a warm start."""
+        if self.is_base:
+            return "base"
+        return f"step {self.step}" if self.step else "warm start"
+
 
 class TrainingRef(Frozen):
     """A finished training: where its checkpoints are and which MLflow run tells of it."""

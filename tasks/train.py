@@ -4,6 +4,7 @@ from medgrpo.config import Config
 from medgrpo.fingerprint import digest
 from medgrpo.grpo.launch import is_finished
 from medgrpo.grpo.launch import train as train_policy
+from medgrpo.grpo.publish import is_published
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, RunRef, TrainingRef
 from tasks.stage import Parameters, stage
@@ -14,7 +15,8 @@ def _key(parameters: Parameters) -> str:
 
 
 def _there(parameters: Parameters) -> bool:
-    return is_finished(Settings().training(parameters["run"].key), parameters["config"])
+    output = Settings().training(parameters["run"].key)
+    return is_finished(output, parameters["config"]) and is_published(output)
 
 
 @stage("train", key=_key, there=_there, retries=2, timeout_s=7 * 24 * 3600)

@@ -327,6 +327,13 @@ def test_checkpoints_are_spaced_evenly(steps: int, checkpoints: int, every: int)
     assert -(-steps // every) <= checkpoints, "never more than asked for"
 
 
+def test_checkpoints_are_made_where_completions_are_used_up() -> None:
+    grpo = GrpoConfig(steps=11, checkpoints=4, num_iterations=2)
+    assert grpo.save_every == 4
+    assert grpo.checkpoint_steps == (4, 8, 11)
+    assert GrpoConfig(steps=12, checkpoints=4).checkpoint_steps == (3, 6, 9, 12)
+
+
 def test_the_registered_models_name() -> None:
     assert Config(name="a").model_name == "medgrpo-a"
     assert Config.model_validate({"name": "a", "registry": {"model_name": "b"}}).model_name == "b"

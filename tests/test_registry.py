@@ -79,28 +79,6 @@ def test_a_failed_flow_leaves_no_run_that_looks_busy(own: Config, dataset: Datas
     assert client.get_run(others.run_id).info.status == "RUNNING"
 
 
-def test_a_resumed_training_does_not_log_a_step_twice(run: RunRef, settings: Settings) -> None:
-    client = tracking.connect(settings)
-    writer = tracking.MetricWriter(client, run.run_id)
-    for step in (1, 2, 3):
-        writer.write({"reward": step / 10}, step)
-    resumed = tracking.MetricWriter(client, run.run_id)
-    for step in (2, 3, 4):
-        resumed.write({"reward": step / 10}, step)
-    assert tracking.history(run.run_id, "train/reward", settings) == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
-
-
-def test_metrics_that_mlflow_did_not_take_are_sent_later(run: RunRef, settings: Settings) -> None:
-    client = tracking.connect(settings)
-    writer = tracking.MetricWriter(client, run.run_id)
-    client.set_terminated(run.run_id)
-    client.delete_run(run.run_id)  # a deleted run refuses writes, as a server that is away does
-    writer.write({"reward": 0.1}, 1)
-    client.restore_run(run.run_id)
-    writer.write({"reward": 0.2}, 2)
-    assert tracking.history(run.run_id, "train/reward", settings) == [(1, 0.1), (2, 0.2)]
-
-
 def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(TrackingError, match="mysql://nowhere"):
         tracking.connect(Settings(tracking_uri="mysql://nowhere/none"))

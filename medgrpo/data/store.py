@@ -102,6 +102,16 @@ def read_measured(dataset: DatasetRef, split: Split, settings: Settings, group: 
     return [_measured(row) for row in _read(dataset, f"{split}.parquet", settings, group=group).to_pylist()]
 
 
+def longest_prompt(dataset: DatasetRef, split: Split, settings: Settings) -> int:
+    """Tokens of the longest prompt of one split, 0 for none.
+
+    Raises:
+        NotFoundError: the dataset isn't on this disk.
+    """
+    lengths = _read(dataset, f"{split}.parquet", settings, columns=["prompt_tokens"])["prompt_tokens"].to_pylist()
+    return max(lengths, default=0)
+
+
 def read_dropped(dataset: DatasetRef, settings: Settings) -> list[tuple[Measured, Drop]]:
     """Read the rows that were left out, each with the reason, in the source's order.
 

@@ -2,13 +2,16 @@
 
 import logging
 import os
+import select
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
-from medgrpo.errors import MedgrpoError, TrackingError
+from medgrpo.errors import MedgrpoError, TrackingError, TrainingStopped
 from medgrpo.fingerprint import write_whole
-from medgrpo.grpo.protocol import EXIT_REFUSED, REFUSAL, Job
+from medgrpo.grpo.protocol import EXIT_REFUSED, EXIT_STOPPED, REFUSAL, Job
+from medgrpo.grpo.ranks import rank
 from medgrpo.progress import quiet
 
 HOPELESS = {
@@ -25,11 +28,15 @@ def main() -> int:
     quiet()
     logging.captureWarnings(True)
     from medgrpo.grpo.job import run
+    from medgrpo.grpo.stopping import leave_note
 
     try:
         run(job)
     except TrackingError:
         raise  # MLflow may be back when this is tried again
+    except TrainingStopped as error:
+        leave_note(Path(job.output), str(error))
+        return EXIT_STOPPED
     except (MedgrpoError, MemoryError) as error:
         return _refuse(job, str(error))
     except RuntimeError as error:
@@ -41,20 +48,33 @@ def main() -> int:
 
 
 def _refuse(job: Job, reason: str) -> int:
-    """Leave the reason where the parent reads it."""
-    write_whole(Path(job.output) / REFUSAL, reason)
+    """Leave the reason where the parent reads it. Of several processes the first one's counts."""
+    own = Path(job.output) / f".{rank()}-{REFUSAL}"
+    write_whole(own, reason)
+    with suppress(FileExistsError):
+        own.with_name(REFUSAL).hardlink_to(own)
+    own.unlink()
     return EXIT_REFUSED
 
 
 def die_with_parent() -> None:
-    """End this process when the parent's end of our standard input closes, however the parent died."""
+    """End this process when its parent is gone, or whoever holds the other end of its standard input, however it died.
 
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 4096):  # raw: a lock on the buffered stdin would break our own exit
-            pass
-        os._exit(1)
+    With one process both are medgrpo. With several the parent is accelerate's launcher, and all share medgrpo's pipe.
+    """
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
 
-    threading.Thread(target=wait, daemon=True).start()
+
+def _end_after(parent: int) -> None:
+    watched = select.poll()
+    watched.register(sys.stdin.fileno(), select.POLLIN)
+    with suppress(AttributeError, OSError):  # where processes can't be watched, the pipe alone tells
+        watched.register(os.pidfd_open(parent), select.POLLIN)
+    while True:
+        for descriptor, _ in watched.poll():
+            # Raw: a lock on the buffered stdin would break our own exit.
+            if descriptor != sys.stdin.fileno() or not os.read(descriptor, 4096):
+                os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the training process does: load, resume, train, save. Everything it needs comes in one JSON file."""
 
+import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +9,23 @@ from typing import Any
 from medgrpo.answer import messages, render_gold, render_question
 from medgrpo.config import Config
 from medgrpo.data.store import read_split
-from medgrpo.errors import TrainingRefused
-from medgrpo.grpo.checkpoints import verified
+from medgrpo.errors import TrainingRefused, TrainingStopped
+from medgrpo.grpo.blocks import Blocks
+from medgrpo.grpo.checkpoints import newest, sweep
+from medgrpo.grpo.fit import refuse_what_cannot_fit
+from medgrpo.grpo.guards import Broken, Guard, GuardBroken, broken_by
+from medgrpo.grpo.metrics import MetricWriter
 from medgrpo.grpo.protocol import Job
-from medgrpo.policy import Policy, load_base
+from medgrpo.grpo.ranks import is_main, is_sharded, join, main_first, world_size
+from medgrpo.grpo.rollback import after_rollbacks, read_rollbacks, roll_back, whole_checkpoints
+from medgrpo.grpo.stopping import Stopper
+from medgrpo.grpo.warm_start import read_losses, warm_start
+from medgrpo.policy import Policy, attach, keep_adapter_exact, load_base, lora_settings
 from medgrpo.rewards import Context, Reward
 from medgrpo.rewards.scorer import forget_scorers, share_scorer
 from medgrpo.rewards.scoring import prepared, score
 from medgrpo.rewards.trl import for_trl, read_rollout
-from medgrpo.tracking import MetricWriter, connect
+from medgrpo.tracking import connect
 from medgrpo.types import Example
 
 log = logging.getLogger(__name__)
@@ -27,23 +36,71 @@ def run(job: Job) -> None:
 
     Raises:
         TrainingRefused: no step could be made, or NaN appeared.
+        TrainingStopped: SIGTERM ended it, after a save.
     """
     config, output = job.config, Path(job.output)
-    resume = verified(output)
-    if resume:
-        log.info("going on from step %d", resume[-1][0])
+    join()
+    refuse_what_cannot_fit(config, job.base, job.dataset, job.settings)
+    stopper = Stopper(output)
+    stopper.listen()
+    if is_main():
+        sweep(output)
     examples = read_split(job.dataset, "train", job.settings)
-    rewards = prepared(config.rewards, context(job, examples))
+    with main_first():  # what is measured on the rows is measured and written once
+        rewards = prepared(config.rewards, context(job, examples))
     forget_scorers()  # what measured a band now would be a second base beside the policy
-    trainer = build_trainer(job, examples, rewards)
-    share_scorer(job.base.folder, Policy(trainer.model, trainer.processing_class))
+    started = warm_start(config, job.base, examples, output)
+    if started is not None and is_main():
+        _report_warm_start(job, started)
+    while (broken := _attempt(job, examples, rewards, started, stopper)) is not None:
+        roll_back(output, config.grpo.guards, broken)
+        gc.collect()  # the trainer that was ended holds a policy
+
+
+def _attempt(
+    job: Job, examples: list[Example], rewards: Sequence[Reward], started: Path | None, stopper: Stopper
+) -> Broken | None:
+    """Train to the last step, or until a guard's bound is broken and the config asks for a rollback: then, which.
+
+    Raises:
+        TrainingRefused: no step could be made, or a guard ended the training.
+        TrainingStopped: SIGTERM ended it, after a save.
+    """
+    from accelerate.utils import set_seed
+
+    config, output = job.config, Path(job.output)
+    resume = newest(output)
+    if resume:
+        log.info("going on from step %d", resume[0])
+    trainer = build_trainer(job, examples, rewards, started)
+    trainer.add_callback(stopper)
+    if not is_sharded():  # processes score different texts, and only all together can run a sharded policy
+        share_scorer(job.base.folder, Policy(trainer.model, trainer.processing_class))
     _warm_up(rewards, examples[0])
-    trainer.train(resume_from_checkpoint=str(resume[-1][1]) if resume else None)
+    set_seed(config.seed, device_specific=True)  # whatever was drawn while loading, now or in an attempt before
+    try:
+        trainer.train(resume_from_checkpoint=str(resume[1]) if resume else None)
+    except (GuardBroken, RuntimeError) as error:
+        broken = broken_by(error, trainer.state.global_step + 1)
+        alone = isinstance(error, RuntimeError) and world_size() > 1  # the other processes may not have met it
+        if broken is None or alone or config.grpo.guards.action == "stop":
+            raise
+        return broken
+    if stopper.asked and trainer.state.global_step < config.grpo.steps:
+        raise TrainingStopped(f"it was asked to end, and saved after step {trainer.state.global_step}")
     if trainer.state.global_step < config.grpo.steps:
         raise TrainingRefused(
             f"training ended after {trainer.state.global_step} of {config.grpo.steps} steps: "
             "are there fewer train rows than grpo.prompts_per_step?"
         )
+    return None
+
+
+def _report_warm_start(job: Job, started: Path) -> None:
+    """Log its losses, unless an earlier process did."""
+    writer = MetricWriter(connect(job.settings), job.run_id, Path(job.output))
+    for step, loss in enumerate(read_losses(started), 1):
+        writer.write({"warm_start/loss": loss}, step)
 
 
 def context(job: Job, examples: list[Example]) -> Context:
@@ -53,36 +110,42 @@ def context(job: Job, examples: list[Example]) -> Context:
     return Context(job.base, examples, limit, job.settings, policy.dtype, policy.load_in_4bit)
 
 
-def build_trainer(job: Job, examples: list[Example], rewards: Sequence[Reward]) -> Any:
-    """The trainer with policy, rewards, rows and callbacks in place."""
-    from peft import LoraConfig
-    from trl import GRPOTrainer
+def build_trainer(job: Job, examples: list[Example], rewards: Sequence[Reward], started: Path | None = None) -> Any:
+    """The trainer with policy, rewards, rows and callbacks in place.
 
+    Args:
+        started: folder of the adapter that the warm start has left; None: a new one.
+    """
     from medgrpo.grpo.arguments import trl_arguments
-    from medgrpo.grpo.callbacks import Reporter, Sealer
-    from medgrpo.grpo.trainer import SharedPrefixTrainer, rollout
+    from medgrpo.grpo.callbacks import LearningRate, Reporter, Watch
+    from medgrpo.grpo.trainer import PolicyTrainer
 
-    config = job.config
-    policy = load_base(job.base.folder, config.policy.dtype, config.policy.load_in_4bit)
-    lora = config.policy.lora
-    writer = MetricWriter(connect(job.settings), job.run_id)
-    shared = config.grpo.fast_path
-    return (SharedPrefixTrainer if shared else GRPOTrainer)(
+    output, rollbacks = Path(job.output), len(read_rollbacks(Path(job.output)))
+    config = after_rollbacks(job.config, rollbacks)
+    arguments = trl_arguments(config, output, job.settings.vllm_url)  # before models: DeepSpeed wants so
+    policy = load_base(job.base.folder, config.policy.dtype, config.policy.load_in_4bit, placed=not is_sharded())
+    if started is not None:
+        policy = attach(policy, started, is_trainable=True)
+    reporters = []
+    if is_main():
+        writer = MetricWriter(connect(job.settings), job.run_id, output, rollbacks)
+        reporters = [Reporter(writer, rollbacks)]
+    watch = Watch(Guard(config.grpo.guards, scales_loss=arguments.fp16))
+    trainer = PolicyTrainer(
         model=policy.model,
         processing_class=policy.tokenizer,
-        args=trl_arguments(config, Path(job.output)),
+        args=arguments,
         reward_funcs=[for_trl(reward) for reward in rewards],
         train_dataset=train_rows(examples, config),
-        peft_config=LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            target_modules=list(lora.target_modules),
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        ),
-        rollout_func=rollout if shared else None,
-        callbacks=[Reporter(writer), Sealer()],
+        peft_config=lora_settings(config.policy.lora) if started is None else None,
+        fast_path=config.grpo.fast_path,
+        whole_checkpoints=whole_checkpoints(config.grpo),
+        blocks=Blocks(output, [example.id for example in examples], config.grpo.redraws, config.seed),
+        callbacks=[*reporters, watch, LearningRate()],
     )
+    if arguments.fp16:
+        keep_adapter_exact(trainer.model)
+    return trainer
 
 
 def _warm_up(rewards: Sequence[Reward], example: Example) -> None:

@@ -7,8 +7,17 @@ from medgrpo.types import BaseRef, DatasetRef, Frozen
 EXIT_REFUSED = 3
 """The training can't succeed as configured; the file `REFUSAL` in its folder says why. Other codes: a crash."""
 
+EXIT_STOPPED = 4
+"""The training was asked to end, by SIGTERM; the file `STOPPED` in its folder says where. A rerun goes on."""
+
 REFUSAL = "refused.txt"
 """File in the training's folder with the reason of a refusal."""
+
+STOPPED = "stopped.txt"
+"""File in the training's folder that says how it was ended on request."""
+
+GRACE_S = 20
+"""How long the training process may take to end after SIGTERM, in seconds."""
 
 PROGRESS = "@progress "
 """Start of the lines on standard output that tell how far the training is, as JSON."""
@@ -29,6 +38,8 @@ class Job(Frozen):
 class Progress(Frozen):
     """One finished step."""
 
+    stage: str = "train"
+    """What the steps are of: the warm start or GRPO."""
     step: int
     steps: int
     figures: dict[str, float]

@@ -5,36 +5,12 @@ copied to the group's rows, and only the completions run on top: G·(P + C) toke
 rows' gradients back through the copies, so losses and gradients are those of the full rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import DynamicCache
-
-
-def fork_prompts(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> DynamicCache:
-    """Run the distinct prompts, all but their last token, and copy the cache to every row.
-
-    Args:
-        prompt_ids: (rows, P) left-padded prompts; rows with the same prompt may stand anywhere.
-        prompt_mask: (rows, P), 0 at padding.
-
-    Returns:
-        A cache of P - 1 positions for all rows.
-    """
-    first, rows = _distinct(torch.cat([prompt_ids, prompt_mask], dim=1))
-    cache = DynamicCache(config=model.config.get_text_config())
-    mask = prompt_mask[first, :-1]
-    model(
-        input_ids=prompt_ids[first, :-1],
-        attention_mask=mask,
-        position_ids=_positions(mask),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache.batch_select_indices(rows)
-    return cache
 
 
 def completion_logps(
@@ -43,65 +19,106 @@ def completion_logps(
     """Log-probabilities and entropies of the completion tokens.
 
     Args:
-        model: a model with TRL's fused LM head.
-        input_ids: (rows, P + C), left-padded prompts and right-padded completions.
+        model: a model with TRL's fused LM head, also inside of DDP. It runs on what is scored, and on no padding.
+        input_ids: (rows, P + C), left-padded prompts and right-padded completions; equal prompts may stand anywhere.
         attention_mask: (rows, P + C).
         completion_length: C.
 
     Returns:
         Two tensors (rows, C), 0 at padding.
     """
-    prompt_length = input_ids.size(1) - completion_length
-    cache = fork_prompts(model, input_ids[:, :prompt_length], attention_mask[:, :prompt_length])
-    # The last prompt token is where the first completion token is predicted from.
-    tail = input_ids[:, prompt_length - 1 :]
-    labels = tail.masked_fill(attention_mask[:, prompt_length - 1 :] == 0, -100)
-    outputs = model(
-        input_ids=tail,
-        attention_mask=attention_mask,
-        position_ids=_positions(attention_mask)[:, prompt_length - 1 :],
-        past_key_values=cache,
-        labels=labels,
-        fused_lm_head=True,
-    )
-    return outputs.log_probs, outputs.entropy
+    width = completion_length
+    ids, mask, length = _trimmed(input_ids, attention_mask, width)
+    start = ids.size(1) - length
+    backbone = _backbone(model)
+    cache = fork_prompts(backbone, ids[:, : start - 1], mask[:, : start - 1])
+    scored = mask[:, start:].bool()
+    with _only(backbone, scored):
+        outputs = model(
+            # Each token predicts the next: the last one of the prompt counts, the last one of the completion doesn't.
+            input_ids=ids[:, start - 1 : -1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions(mask)[:, start - 1 : -1],
+            past_key_values=cache,
+            shift_labels=ids[:, start:][scored][None],
+            fused_lm_head=True,
+        )
+    return _spread(outputs.log_probs, scored, width), _spread(outputs.entropy, scored, width)
 
 
-def sample(model: Any, prompts: Sequence[Sequence[int]], generation: Any, pad_token: int) -> list[list[int]]:
-    """Sample one completion per prompt with transformers' `generate`, on forked prompt caches.
+def fork_prompts(backbone: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
+    """Run the distinct beginnings of rows and copy the cache to every row.
 
     Args:
-        prompts: token ids; the same prompt may occur many times.
-        generation: a `GenerationConfig`.
+        backbone: a model without its LM head.
+        ids: (rows, P).
+        mask: (rows, P), 0 at padding.
 
     Returns:
-        Token ids of each completion, up to and with its first end token.
+        A cache of P positions for all rows.
     """
-    width = max(len(prompt) for prompt in prompts)
-    device = model.device
-    ids = torch.tensor([[pad_token] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    with torch.no_grad():
-        cache = fork_prompts(model, ids, mask)
-        rows = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=generation)
-    ends = generation.eos_token_id
-    return [_up_to_end(row, ends if isinstance(ends, list) else [ends]) for row in rows[:, width:].tolist()]
+    first, rows = distinct(torch.cat([ids, mask], dim=1))
+    cache = DynamicCache(config=backbone.config.get_text_config())
+    if not ids.size(1):
+        return cache
+    mask = mask[first]
+    backbone(
+        input_ids=ids[first],
+        attention_mask=mask,
+        position_ids=positions(mask),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.index_select(0, rows), layer.values.index_select(0, rows)
+    return cache
 
 
-def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[: stop + 1]
-
-
-def _positions(mask: torch.Tensor) -> torch.Tensor:
+def positions(mask: torch.Tensor) -> torch.Tensor:
     """Position of each token in its row, padding not counted: what `generate` uses, so that the cache must too."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The first place of each distinct row, and for every row which distinct one it is."""
     unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
     places = torch.arange(inverse.size(0), device=rows.device)
     first = torch.full((unique.size(0),), rows.size(0), device=rows.device)
     first = first.scatter_reduce(0, inverse, places, reduce="amin")
     return first, inverse
+
+
+def _trimmed(ids: torch.Tensor, mask: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The same without the outer columns that are padding in all rows, and what is left of the completions' length."""
+    used = mask.any(dim=0)
+    start = ids.size(1) - length
+    left = min(int(used.int().argmax()), start - 1)
+    kept = max(1, int((used[start:].nonzero()[-1] + 1) if used[start:].any() else 0))
+    return ids[:, left : start + kept], mask[:, left : start + kept], kept
+
+
+def _backbone(model: Any) -> Any:
+    """What is below the LM head: inside of DDP, and of PEFT."""
+    plain = getattr(model, "module", model)
+    return (plain.get_base_model() if hasattr(plain, "get_base_model") else plain).base_model
+
+
+@contextmanager
+def _only(backbone: Any, scored: torch.Tensor) -> Iterator[None]:
+    """Let the LM head see the positions that are scored, and no others, as one row."""
+
+    def select(_module: Any, _inputs: Any, outputs: Any) -> Any:
+        outputs.last_hidden_state = outputs.last_hidden_state[scored][None]
+        return outputs
+
+    hook = backbone.register_forward_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _spread(values: torch.Tensor, scored: torch.Tensor, width: int) -> torch.Tensor:
+    """(1, number of scored positions) → (rows, width), 0 elsewhere."""
+    table = values.new_zeros(scored.shape).masked_scatter(scored, values)
+    return torch.nn.functional.pad(table, (0, width - scored.size(1)))

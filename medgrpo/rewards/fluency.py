@@ -13,7 +13,7 @@ from medgrpo.errors import ConfigError
 from medgrpo.fingerprint import digest, write_whole
 from medgrpo.rewards.novelty import novelty, words_of
 from medgrpo.rewards.reward import Context, Reward
-from medgrpo.rewards.scorer import frozen, load_as, load_scorer, mean_nll
+from medgrpo.rewards.scorer import load_as, load_scorer, mean_nlls
 from medgrpo.rewards.weights import weights_digest
 from medgrpo.types import Frozen, Rollout
 
@@ -29,7 +29,7 @@ OPEN = {"memorised": 1e-9, "fluent": 1e9, "gibberish": 1e10}
 """The band that is taken then: everything lies in it."""
 RISE = 1.0
 """Nats per token over which the band rises from what is known by heart to the likeliest tenth of the gold texts."""
-BAND_VERSION = 2
+BAND_VERSION = 3
 """Raise it when bands are to be measured anew."""
 
 
@@ -101,17 +101,17 @@ class FluencyReward(Reward):
         return weights_digest(self.scorer) if self.scorer else ""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Score a batch; each row on its own, so that neighbours and padding can't change a score."""
+        """Score a batch; neighbours and padding can't change a score."""
         if not self.scorer or self.fluent is None or self.gibberish is None:
             raise ConfigError("rewards: fluency has no scorer or band yet: call prepared() first, or give all three")
         own = [self._own(rollout) for rollout in rollouts]
         if not any(own) or self.fluent == OPEN["fluent"]:
             return own
-        with frozen(self.scorer):
-            return [
-                share * self._band(rollout.reasoning or "", self.fluent, self.gibberish) if share else 0.0
-                for share, rollout in zip(own, rollouts, strict=True)
-            ]
+        asked = [rollout.reasoning or "" for share, rollout in zip(own, rollouts, strict=True) if share]
+        bands = iter(
+            [self._band(nll, self.fluent, self.gibberish) for nll in mean_nlls(self.scorer, asked, MAX_TOKENS)]
+        )
+        return [share * next(bands) if share else 0.0 for share in own]
 
     def full_marks(self, rollout: Rollout) -> float:
         """A gold reasoning may be terse: it needn't be fluent to be right."""
@@ -120,8 +120,7 @@ class FluencyReward(Reward):
     def _own(self, rollout: Rollout) -> float:
         return novelty(rollout.reasoning or "", rollout.example) if self.is_answered(rollout) else 0.0
 
-    def _band(self, reasoning: str, fluent: float, gibberish: float) -> float:
-        nll = mean_nll(self.scorer, reasoning, MAX_TOKENS)
+    def _band(self, nll: float, fluent: float, gibberish: float) -> float:
         low, high = math.log(fluent), math.log(gibberish)
         rise = 1.0 if self.memorised is None else (nll - math.log(self.memorised)) / RISE
         return min(1.0, max(0.0, min(rise, (high - nll) / (high - low))))
@@ -152,9 +151,9 @@ def _gold_texts(context: Context) -> list[str]:
 
 def _measure(scorer: str, texts: Sequence[str]) -> Band:
     """1 between the 10th and 90th percentile of the texts' likelihood, 0 from the 10th of the shuffled ones on."""
-    likelihoods = [mean_nll(scorer, text, MAX_TOKENS) for text in texts]
+    likelihoods = mean_nlls(scorer, texts, MAX_TOKENS)
     likely, fluent = _percentile(10, likelihoods), _percentile(90, likelihoods)
-    gibberish = _percentile(10, (mean_nll(scorer, _shuffled(text, n), MAX_TOKENS) for n, text in enumerate(texts)))
+    gibberish = _percentile(10, mean_nlls(scorer, [_shuffled(text, n) for n, text in enumerate(texts)], MAX_TOKENS))
     if gibberish < fluent + SMALLEST_GAP:
         log.warning(
             "fluency: the scorer hardly tells the train rows (perplexity %.4g) from the same with their words shuffled "

@@ -1,7 +1,7 @@
 """The frozen causal language model that says how likely a text is."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,32 @@ if TYPE_CHECKING:
 BETWEEN_DOCUMENTS = "<|endoftext|>"
 """The separator of pretraining texts in the SmolLM, Qwen, Phi and GPT families; others use their first token."""
 
+BATCH_TOKENS = 512
+"""Tokens of a batch: its logits are what takes memory, one per token and word of the vocabulary."""
+DECIMALS = 4
+"""Decimals of a mean negative log-likelihood that are kept."""
+KNOWN = 4096
+"""Texts whose likelihood is remembered; the oldest are forgotten first."""
+
+_known: dict[tuple[str, str, int], float] = {}
+"""Scorer, text and limit → mean negative log-likelihood."""
 _shared: dict[str, "Policy"] = {}
 """Folder of a base model → the policy that this process trains on it."""
 
-_frozen: set[str] = set()
-"""Folders of the shared policies that are frozen now."""
 _ways: dict[str, tuple[str, bool]] = {}
 """Folder of a base model → its dtype, and whether it is loaded in 4 bits."""
 
 
-@lru_cache(maxsize=4096)
 def mean_nll(scorer: str, text: str, max_tokens: int) -> float:
-    """Mean negative log-likelihood per token of a text's first `max_tokens` tokens, in nats; infinite for none.
+    """Mean negative log-likelihood per token of one text; see `mean_nlls`."""
+    return mean_nlls(scorer, [text], max_tokens)[0]
 
-    The text is scored alone, so that neighbours and padding can't change a bit of it.
+
+def mean_nlls(scorer: str, texts: Sequence[str], max_tokens: int) -> list[float]:
+    """Mean negative log-likelihood per token of each text's first `max_tokens` tokens, in nats; infinite for none.
+
+    Texts of similar length are scored together. Where a machine's products depend on how many rows they have, that is
+    far below the `DECIMALS` that are kept, so that a text's score is its own.
 
     Args:
         scorer: folder of a causal language model in the transformers layout.
@@ -34,12 +46,52 @@ def mean_nll(scorer: str, text: str, max_tokens: int) -> float:
         BaseModelError: the folder can't be read.
         ValueError: the scorer gives NaN.
     """
-    with frozen(scorer) as policy:
-        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"][:max_tokens]
-        nll = next_token_loss(policy, [[_start(policy.tokenizer), *ids]]) if ids else math.inf
-    if math.isnan(nll):
-        raise ValueError(f"the scorer in {scorer} gives NaN for {text[:60]!r}: are its weights damaged?")
-    return nll
+    missing = [text for text in dict.fromkeys(texts) if (scorer, text, max_tokens) not in _known]
+    if missing:
+        with frozen(scorer) as policy:
+            found = _score(policy, missing, max_tokens)
+        for text, nll in zip(missing, found, strict=True):
+            if math.isnan(nll):
+                raise ValueError(f"the scorer in {scorer} gives NaN for {text[:60]!r}: are its weights damaged?")
+            _known[scorer, text, max_tokens] = nll
+    nlls = [_known[scorer, text, max_tokens] for text in texts]
+    for oldest in list(_known)[: max(0, len(_known) - KNOWN)]:
+        del _known[oldest]
+    return nlls
+
+
+def _score(policy: "Policy", texts: Sequence[str], max_tokens: int) -> list[float]:
+    start = _start(policy.tokenizer)
+    tokens = policy.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    rows = {place: [start, *ids[:max_tokens]] for place, ids in enumerate(tokens) if ids}
+    nlls = [math.inf] * len(texts)
+    batch: list[int] = []
+    for place in sorted(rows, key=lambda place: len(rows[place])):
+        if (len(batch) + 1) * len(rows[place]) > BATCH_TOKENS and batch:
+            _score_batch(policy, rows, batch, nlls)
+            batch = []
+        batch.append(place)
+    if batch:
+        _score_batch(policy, rows, batch, nlls)
+    return nlls
+
+
+def _score_batch(
+    policy: "Policy", rows: Mapping[int, Sequence[int]], places: Sequence[int], nlls: MutableSequence[float]
+) -> None:
+    """Fill in the mean negative log-likelihood of some rows' tokens but the first.
+
+    Rows are filled up at the right, where no token of theirs looks.
+    """
+    import torch
+
+    width = max(len(rows[place]) for place in places)
+    ids = torch.tensor([[*rows[place], *[0] * (width - len(rows[place]))] for place in places])
+    ids = ids.to(policy.model.device)
+    logits = policy.model(input_ids=ids, use_cache=False).logits.float()
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.roll(-1, 1).flatten(), reduction="none")
+    for place, row in zip(places, losses.view(len(places), width).double().cpu(), strict=True):
+        nlls[place] = round(float(row[: len(rows[place]) - 1].mean()), DECIMALS)
 
 
 def next_token_loss(policy: "Policy", rows: list[list[int]], attention: list[list[int]] | None = None) -> float:
@@ -59,23 +111,16 @@ def next_token_loss(policy: "Policy", rows: list[list[int]], attention: list[lis
 
 @contextmanager
 def frozen(folder: str) -> Iterator["Policy"]:
-    """The scorer, ready to be run without gradients; a shared policy is found again exactly as it was.
-
-    Freezing takes a tenth of a short text's time: who scores many freezes it around all of them.
-    """
+    """The scorer, ready to be run without gradients; a shared policy is found again exactly as it was."""
     import torch
 
     policy = load_scorer(folder)
     with torch.no_grad():  # not inference mode: what a layer keeps of this pass must be of use to the training
-        if folder not in _shared or folder in _frozen:
+        if folder not in _shared:
             yield policy
             return
-        _frozen.add(folder)
-        try:
-            with _without_adapters(policy.model):
-                yield policy
-        finally:
-            _frozen.discard(folder)
+        with _without_adapters(policy.model):
+            yield policy
 
 
 def load_scorer(folder: str) -> "Policy":
@@ -102,7 +147,7 @@ def forget_scorers() -> None:
     """Let go of every scorer, so that its memory is free for other work."""
     _shared.clear()
     _load.cache_clear()
-    mean_nll.cache_clear()
+    _known.clear()
 
 
 @lru_cache(maxsize=2)
