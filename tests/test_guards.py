@@ -233,6 +233,7 @@ def _changed(config: Config, seed: int, guards: GuardConfig, **grpo: Any) -> Con
     return config.model_copy(update={"seed": seed, "grpo": config.grpo.model_copy(update=flat | grpo)})
 
 
+@pytest.mark.slow
 def test_a_training_that_explodes_goes_on_from_before_with_a_lower_rate(
     config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings
 ) -> None:

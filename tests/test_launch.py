@@ -72,6 +72,7 @@ def test_nobody_trains_in_a_folder_whose_training_process_still_lives(settings: 
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_rerun_goes_on(
     config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -157,6 +157,7 @@ def test_shared_prefixes_cost_less_to_read() -> None:
     assert step_flops(config_of(fast_path=False), shape, 100) == 6 * 10 * (8 * 256 + 800)
 
 
+@pytest.mark.slow
 def test_a_measured_step_is_shown_kept_and_used(
     config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings
 ) -> None:
