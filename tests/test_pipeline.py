@@ -123,6 +123,7 @@ def test_the_data_report_is_in_mlflow_and_linked_from_prefect(first: Summary, se
     assert any(f"runs/{first.run.run_id}/artifacts/data/report.html" in str(markdown) for markdown in shown)
 
 
+@pytest.mark.slow
 def test_a_changed_row_misses_the_cache_and_the_flow_says_why(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
