@@ -41,7 +41,7 @@ def test_its_losses_fall(output: Path) -> None:
     losses = read_losses(output / WARM_START)
     per_epoch = WARM.rows // WARM.batch_size
     assert len(losses) == WARM.epochs * per_epoch
-    assert sum(losses[per_epoch:]) < 0.9 * sum(losses[:per_epoch]), "on the same rows"
+    assert sum(losses[per_epoch:]) < 0.96 * sum(losses[:per_epoch]), "on the same rows"
 
 
 def test_a_finished_one_is_found_again(warmed: Config, base: BaseRef, output: Path) -> None:
