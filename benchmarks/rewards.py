@@ -3,8 +3,9 @@
     python benchmarks/rewards.py [--rows 256] [--original-rows 256]
     python benchmarks/rewards.py --share [--steps 12]
 
-The completions are sampled from the demo's base model, eight for each of the laptop config's train questions. The
-baseline is the preset `original` as the notebook ran it: row by row, both models loaded again for each. Ours starts
+The completions are sampled from the demo's base model, eight for each of the laptop config's train questions, after two
+worked questions, so that some follow the grammar (the more do, and the more reasonings differ, the longer ours
+takes). The baseline is the preset `original` as the notebook ran it: row by row, both models loaded again for each. Ours starts
 without a model in memory, too; a warm step is the same number of other completions with the models there. Importing
 libraries counts for neither.
 With `--share` the laptop config is trained on 64 completions a step, and the share of rewards in each step is told.
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from medgrpo.answer import messages, render_question
+from medgrpo.answer import messages, render_gold, render_question
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.config_file import read_config
@@ -38,21 +39,25 @@ from medgrpo.types import Example, Rollout
 
 CONFIG = Path(__file__).parent.parent / "configs" / "laptop.toml"
 GROUP = 8
+WORKED = 2
+"""Questions shown with their answers before each question."""
+TEMPERATURE = 0.8
 
 
-def sampled(config: Config, policy: Policy, examples: Sequence[Example]) -> list[Rollout]:
-    """`GROUP` completions of each example, as the first step of a training samples them."""
+def sampled(config: Config, policy: Policy, worked: Sequence[Example], examples: Sequence[Example]) -> list[Rollout]:
+    """`GROUP` completions of each example."""
     import torch
 
     from medgrpo.grpo.sampling import Decoding, sample
 
     torch.manual_seed(config.seed)
     end, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
-    decoding = Decoding(config.grpo.max_completion_tokens, (end,), pad, config.grpo.temperature, config.grpo.top_p)
+    decoding = Decoding(config.grpo.max_completion_tokens, (end,), pad, TEMPERATURE)
+    shown = tuple((render_question(example), render_gold(example)) for example in worked)
     rollouts = []
     for start in range(0, len(examples), GROUP):
         asked = [example for example in examples[start : start + GROUP] for _ in range(GROUP)]
-        chats = [messages(config.prompt.system, config.prompt.shown, render_question(example)) for example in asked]
+        chats = [messages(config.prompt.system, shown, render_question(example)) for example in asked]
         prompts = [policy.prompt_tokens(chat) for chat in chats]
         rows = sample(policy.model, prompts, decoding).tokens
         texts = policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
@@ -103,7 +108,8 @@ def compare(rows: int, original_rows: int) -> None:
     load_encoder(SemanticReward().encoder)  # imports what it needs
     print(f"bands measured, once per machine          {time.perf_counter() - start:8.1f} s")
     questions = rows // GROUP
-    rollouts = sampled(config, load_base(base.folder), examples[: 2 * questions])
+    worked, asked = examples[:WORKED], examples[WORKED : WORKED + 2 * questions]
+    rollouts = sampled(config, load_base(base.folder), worked, asked)
     first, second = rollouts[: questions * GROUP], rollouts[questions * GROUP :]
     strict = statistics.mean(rollout.parsed.is_strict for rollout in first)
     print(f"completions                               {len(first):8}   of which {strict:.0%} follow the grammar")
