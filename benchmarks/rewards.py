@@ -4,8 +4,8 @@
     python benchmarks/rewards.py --share [--steps 12]
 
 The completions are sampled from the demo's base model, eight for each of the laptop config's train questions, after two
-worked questions, so that some follow the grammar (the more do, and the more reasonings differ, the longer ours
-takes). The baseline is the preset `original` as the notebook ran it: row by row, both models loaded again for each. Ours starts
+worked questions, so that some follow the grammar (the more do, and the more reasonings differ, the longer ours takes).
+The baseline is the preset `original` as the notebook ran it: row by row, both models loaded again for each. Ours starts
 without a model in memory, too; a warm step is the same number of other completions with the models there. Importing
 libraries counts for neither.
 With `--share` the laptop config is trained on 64 completions a step, and the share of rewards in each step is told.
