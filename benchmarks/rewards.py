@@ -105,7 +105,8 @@ def compare(rows: int, original_rows: int) -> None:
     context = Context(base, examples, config.grpo.max_completion_tokens, settings)
     start = time.perf_counter()
     ours, original = prepared(PRESETS["default"], context), prepared(PRESETS["original"], context)
-    load_encoder(SemanticReward().encoder)  # imports what it needs
+    for reward in (*ours, *original):
+        reward.load()  # imports what it needs; the models are dropped again before anything is timed
     print(f"bands measured, once per machine          {time.perf_counter() - start:8.1f} s")
     questions = rows // GROUP
     worked, asked = examples[:WORKED], examples[WORKED : WORKED + 2 * questions]
