@@ -36,9 +36,9 @@ def prompts(base: BaseRef, dataset: DatasetRef, settings: Settings) -> list[list
 
 def test_both_loops_give_the_same_texts(policy: Policy, prompts: list[list[int]]) -> None:
     completer = Completer(policy, MAX_TOKENS)
-    assert completer._is_ours
+    assert completer._decoding is not None
     ours = completer.complete(prompts)
-    completer._is_ours = False
+    completer._decoding = None
     assert ours == completer.complete(prompts)
     assert len(set(ours)) > 1
 
@@ -53,5 +53,14 @@ def test_a_model_with_other_attention_is_left_to_transformers(base: BaseRef, pro
     policy = load_base(base.folder)
     policy.model.set_attn_implementation("eager")
     completer = Completer(policy, MAX_TOKENS)
-    assert not completer._is_ours
+    assert completer._decoding is None
     assert completer.complete(prompts) == expected
+
+
+def test_a_base_that_asks_for_a_penalty_gets_it(base: BaseRef, prompts: list[list[int]]) -> None:
+    policy = load_base(base.folder)
+    plain = Completer(policy, MAX_TOKENS).complete(prompts)
+    policy.model.generation_config.repetition_penalty = 1.5
+    completer = Completer(policy, MAX_TOKENS)
+    assert completer._decoding is None, "our loop knows no penalties, so transformers' is taken"
+    assert completer.complete(prompts) != plain

@@ -35,8 +35,8 @@ def write(writer: MetricWriter, *steps: int, factor: float = 0.125) -> None:
 def test_a_step_that_is_made_again_is_not_logged_again(
     run: RunRef, client: Any, settings: Settings, tmp_path: Path
 ) -> None:
-    write(MetricWriter(client, run.run_id, tmp_path), 1, 2, 3, 4)
-    write(MetricWriter(client, run.run_id, tmp_path), 3, 4, 5)
+    write(MetricWriter(settings, run.run_id, tmp_path), 1, 2, 3, 4)
+    write(MetricWriter(settings, run.run_id, tmp_path), 3, 4, 5)
     assert rewards(run, settings) == [(1, 0.125), (3, 0.375), (5, 0.625)]
     rates = tracking.history(run.run_id, "train/learning_rate", settings)
     assert [step for step, _ in rates] == [1, 2, 3, 4, 5]
@@ -59,7 +59,7 @@ class Away:
 def test_what_mlflow_did_not_take_comes_with_a_later_step(
     run: RunRef, client: Any, settings: Settings, tmp_path: Path
 ) -> None:
-    writer = MetricWriter(client, run.run_id, tmp_path)
+    writer = MetricWriter(settings, run.run_id, tmp_path)
     with Away(client, run):
         write(writer, 1, 2, 3)
         assert not writer.flush()
@@ -71,19 +71,20 @@ def test_what_a_dead_process_could_not_send_is_sent_by_the_next(
     run: RunRef, client: Any, settings: Settings, tmp_path: Path
 ) -> None:
     with Away(client, run):
-        write(MetricWriter(client, run.run_id, tmp_path), 1, 2, 3)
-    after = MetricWriter(client, run.run_id, tmp_path)
+        write(MetricWriter(settings, run.run_id, tmp_path), 1, 2, 3)
+    after = MetricWriter(settings, run.run_id, tmp_path)
     write(after, 5)  # it goes on from a checkpoint at step 4: what came before isn't made again
     assert [step for step, _ in rewards(run, settings)] == [1, 3, 5]
-    assert MetricWriter(client, run.run_id, tmp_path).flush()
+    assert MetricWriter(settings, run.run_id, tmp_path).flush()
     assert [step for step, _ in rewards(run, settings)] == [1, 3, 5]
 
 
 def test_a_write_that_arrived_though_the_answer_was_lost_is_not_repeated(
     run: RunRef, client: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = MetricWriter(client, run.run_id, tmp_path)
+    writer = MetricWriter(settings, run.run_id, tmp_path)
     write(writer, 1)
+    client = writer._client
     sent = client.log_batch
 
     def answer_lost(*args: Any, **kwargs: Any) -> None:
@@ -98,28 +99,28 @@ def test_a_write_that_arrived_though_the_answer_was_lost_is_not_repeated(
 
 
 def test_a_lost_folder_does_not_log_the_run_anew(run: RunRef, client: Any, settings: Settings, tmp_path: Path) -> None:
-    write(MetricWriter(client, run.run_id, tmp_path), 1, 3)
+    write(MetricWriter(settings, run.run_id, tmp_path), 1, 3)
     (tmp_path / FILE).unlink()
-    write(MetricWriter(client, run.run_id, tmp_path), 1, 3, 5)
+    write(MetricWriter(settings, run.run_id, tmp_path), 1, 3, 5)
     assert [step for step, _ in rewards(run, settings)] == [1, 3, 5]
 
 
 def test_after_a_rollback_the_same_steps_are_logged_again_once(
     run: RunRef, client: Any, settings: Settings, tmp_path: Path
 ) -> None:
-    write(MetricWriter(client, run.run_id, tmp_path), 1, 3, 5)
-    write(MetricWriter(client, run.run_id, tmp_path, attempt=1), 3, 5, factor=0.25)
-    write(MetricWriter(client, run.run_id, tmp_path, attempt=1), 5, 7, factor=0.25)
+    write(MetricWriter(settings, run.run_id, tmp_path), 1, 3, 5)
+    write(MetricWriter(settings, run.run_id, tmp_path, attempt=1), 3, 5, factor=0.25)
+    write(MetricWriter(settings, run.run_id, tmp_path, attempt=1), 5, 7, factor=0.25)
     found = rewards(run, settings)
     assert found == [(1, 0.125), (3, 0.375), (3, 0.75), (5, 0.625), (5, 1.25), (7, 1.75)]
 
 
 @pytest.mark.parametrize("kept", range(0, 60, 7))
 def test_half_a_line_is_no_entry(run: RunRef, client: Any, settings: Settings, tmp_path: Path, kept: int) -> None:
-    write(MetricWriter(client, run.run_id, tmp_path), 1)
+    write(MetricWriter(settings, run.run_id, tmp_path), 1)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole + whole[:kept])
-    write(MetricWriter(client, run.run_id, tmp_path), 3)
+    write(MetricWriter(settings, run.run_id, tmp_path), 3)
     lines = (tmp_path / FILE).read_text(encoding="utf-8").splitlines()
     assert len(lines) == 2
     assert [step for step, _ in rewards(run, settings)] == [1, 3]

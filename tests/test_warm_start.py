@@ -1,6 +1,7 @@
 """The warm start: worked answers are learned, once, and GRPO goes on from there."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from medgrpo.data.store import read_split
 from medgrpo.errors import TrainingRefused
 from medgrpo.evaluate import adapter_folder
 from medgrpo.grpo.launch import train
-from medgrpo.grpo.warm_start import LOSSES, WARM_START, lessons, read_losses, warm_start
+from medgrpo.grpo.warm_start import LOSSES, WARM_START, finished, lessons, read_losses, warm_start
 from medgrpo.keys import train_key
 from medgrpo.policy import adapter_digest
 from medgrpo.settings import Settings
@@ -58,6 +59,16 @@ def test_a_damaged_one_is_made_again_to_the_same_bytes(
     assert f"making the warm start again: {LOSSES} was changed" in caplog.text
     assert adapter_digest(folder) == before
     assert read_losses(folder)
+
+
+def test_one_whose_adapter_was_damaged_is_not_evaluated(output: Path, tmp_path: Path) -> None:
+    assert finished(output) == [output / WARM_START]
+    assert finished(tmp_path) == []
+    copy = tmp_path / WARM_START
+    shutil.copytree(output / WARM_START, copy)
+    weights = copy / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert finished(tmp_path) == []
 
 
 def test_nothing_is_made_where_the_config_asks_for_none(config: Config, base: BaseRef, tmp_path: Path) -> None:

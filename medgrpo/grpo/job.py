@@ -25,7 +25,6 @@ from medgrpo.rewards import Context, Reward
 from medgrpo.rewards.scorer import forget_scorers, share_scorer
 from medgrpo.rewards.scoring import prepared, score
 from medgrpo.rewards.trl import for_trl, read_rollout
-from medgrpo.tracking import connect
 from medgrpo.types import Example
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ def _attempt(
 
 def _report_warm_start(job: Job, started: Path) -> None:
     """Log its losses, unless an earlier process did."""
-    writer = MetricWriter(connect(job.settings), job.run_id, Path(job.output))
+    writer = MetricWriter(job.settings, job.run_id, Path(job.output))
     for step, loss in enumerate(read_losses(started), 1):
         writer.write({"warm_start/loss": loss}, step)
 
@@ -128,7 +127,7 @@ def build_trainer(job: Job, examples: list[Example], rewards: Sequence[Reward], 
         policy = attach(policy, started, is_trainable=True)
     reporters = []
     if is_main():
-        writer = MetricWriter(connect(job.settings), job.run_id, output, rollbacks)
+        writer = MetricWriter(job.settings, job.run_id, output, rollbacks)
         reporters = [Reporter(writer, rollbacks)]
     watch = Watch(Guard(config.grpo.guards, scales_loss=arguments.fp16))
     trainer = PolicyTrainer(

@@ -21,7 +21,7 @@ from medgrpo.grpo.command import training_command, training_environment
 from medgrpo.grpo.protocol import GRACE_S, PROGRESS, REFUSAL, STOPPED, Job, Progress
 from medgrpo.grpo.publish import publish
 from medgrpo.grpo.refusals import refuse_early
-from medgrpo.grpo.warm_start import WARM_START
+from medgrpo.grpo.warm_start import finished
 from medgrpo.processes import end_group
 from medgrpo.progress import bar
 from medgrpo.settings import Settings
@@ -50,7 +50,7 @@ def train(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, setti
         publish(output, run.run_id, settings)
     # One that was saved because somebody ended the training isn't evaluated: it would not be there without that.
     wanted = [(step, folder) for step, folder in adapters(output) if step in config.grpo.checkpoint_steps]
-    started = [(0, output / WARM_START)] if config.warm_start else []
+    started = [(0, folder) for folder in finished(output)]
     checkpoints = [export(step, folder, run.key, settings) for step, folder in (*started, *wanted)]
     return TrainingRef(key=run.key, run_id=run.run_id, checkpoints=tuple(checkpoints))
 

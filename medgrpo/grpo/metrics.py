@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from medgrpo.tracking import log_step, metric_steps
+from medgrpo.settings import Settings
+from medgrpo.tracking import connect, log_step, metric_steps
 from medgrpo.types import Frozen
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class MetricWriter:
     whenever a process dies.
     """
 
-    def __init__(self, client: Any, run_id: str, output: Path, attempt: int = 0) -> None:
+    def __init__(self, settings: Settings, run_id: str, output: Path, attempt: int = 0) -> None:
         """Read what an earlier process has written.
 
         Args:
@@ -48,7 +48,8 @@ class MetricWriter:
             output: the training's folder.
             attempt: how often the training was rolled back: then the same steps are made anew, and logged again.
         """
-        self._client = client
+        self._settings = settings
+        self._client = connect(settings)
         self._run_id = run_id
         self._path = output / FILE
         self._attempt = attempt
@@ -85,7 +86,8 @@ class MetricWriter:
                     log_step(self._client, self._run_id, entry.metrics, entry.step, entry.time_ms)
                 self._pending.pop(0)
         except Exception as error:  # tracking must never end a training: keep the metrics and go on
-            log.warning("MLflow did not take the metrics of %d steps, kept for later: %s", len(self._pending), error)
+            told = self._settings.without_secrets(str(error))
+            log.warning("MLflow did not take the metrics of %d steps, kept for later: %s", len(self._pending), told)
             self._arrived.clear()  # the last one may have arrived all the same
             return False
         return True

@@ -18,7 +18,7 @@ from medgrpo.grpo.rollback import RECORD, read_rollbacks
 from medgrpo.grpo.rollouts import collect, step_files
 from medgrpo.settings import Settings
 from medgrpo.traces import GroupTrace, log_traces
-from medgrpo.tracking import connect, log_files, log_rows, tag_run
+from medgrpo.tracking import log_files, log_rows, tag_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ def _state(output: Path) -> str:
 
 
 def _send(output: Path, rows: "pd.DataFrame", ledger: Ledger, run_id: str, settings: Settings) -> None:
-    if not MetricWriter(connect(settings), run_id, output).flush():
+    if not MetricWriter(settings, run_id, output).flush():
         raise TrackingError("nor the metrics of some steps")
     masked = _masked(rows)
     with TemporaryDirectory(dir=output, prefix=".send-") as name:

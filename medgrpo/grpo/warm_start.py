@@ -11,7 +11,7 @@ from typing import Any
 from medgrpo.answer import messages, render_gold, render_question
 from medgrpo.config import Config, WarmStartConfig
 from medgrpo.errors import TrainingRefused
-from medgrpo.grpo.checkpoints import fault, seal
+from medgrpo.grpo.checkpoints import adapter_fault, fault, seal
 from medgrpo.grpo.ranks import is_main, is_sharded, wait_for_all
 from medgrpo.policy import load_base, lora_settings
 from medgrpo.types import BaseRef, Example
@@ -50,6 +50,17 @@ def warm_start(config: Config, base: BaseRef, examples: Sequence[Example], outpu
         seal(folder)
     wait_for_all()
     return folder
+
+
+def finished(output: Path) -> list[Path]:
+    """The folder of a training's warm start, if it had one whose adapter verifies; the log names one that doesn't."""
+    folder = output / WARM_START
+    if not folder.is_dir():
+        return []
+    if reason := adapter_fault(folder):
+        log.warning("skipping the warm start: %s", reason)
+        return []
+    return [folder]
 
 
 def read_losses(folder: Path) -> list[float]:

@@ -108,10 +108,8 @@ class FluencyReward(Reward):
         if not any(own) or self.fluent == OPEN["fluent"]:
             return own
         asked = [rollout.reasoning or "" for share, rollout in zip(own, rollouts, strict=True) if share]
-        bands = iter(
-            [self._band(nll, self.fluent, self.gibberish) for nll in mean_nlls(self.scorer, asked, MAX_TOKENS)]
-        )
-        return [share * next(bands) if share else 0.0 for share in own]
+        nlls = iter(mean_nlls(self.scorer, asked, MAX_TOKENS))
+        return [share * self._band(next(nlls), self.fluent, self.gibberish) if share else 0.0 for share in own]
 
     def full_marks(self, rollout: Rollout) -> float:
         """A gold reasoning may be terse: it needn't be fluent to be right."""
