@@ -7,8 +7,9 @@ from medgrpo.base_models import resolve
 from medgrpo.calibration import Measurement, measure, read_measurement
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
+from medgrpo.data.store import read_prompt_tokens
 from medgrpo.errors import ConfigError, UserError
-from medgrpo.grpo.fit import base_shape, find_place, prompt_lengths
+from medgrpo.grpo.fit import base_shape, find_place
 from medgrpo.grpo.refusals import refuse_early
 from medgrpo.memory import Memory, Shape, estimate, find_refusal
 from medgrpo.policy import choose_dtype
@@ -55,7 +56,7 @@ def make_plan(config: Config, settings: Settings, with_step: bool = False) -> st
 
 def _estimates(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings, with_step: bool) -> list[str]:
     shape = base_shape(config, base)
-    lengths = prompt_lengths(dataset, settings)
+    lengths = read_prompt_tokens(dataset, "train", settings)
     refuse_early(config, base, len(lengths), max(lengths, default=0), settings.processes)
     place = find_place(config, settings)
     if refusal := find_refusal(config, shape, max(lengths), place):

@@ -102,14 +102,14 @@ def read_measured(dataset: DatasetRef, split: Split, settings: Settings, group: 
     return [_measured(row) for row in _read(dataset, f"{split}.parquet", settings, group=group).to_pylist()]
 
 
-def longest_prompt(dataset: DatasetRef, split: Split, settings: Settings) -> int:
-    """Tokens of the longest prompt of one split, 0 for none.
+def read_prompt_tokens(dataset: DatasetRef, split: Split, settings: Settings) -> list[int]:
+    """Length of each row's prompt in tokens; the rows themselves are not read.
 
     Raises:
         NotFoundError: the dataset isn't on this disk.
     """
-    lengths = _read(dataset, f"{split}.parquet", settings, columns=["prompt_tokens"])["prompt_tokens"].to_pylist()
-    return max(lengths, default=0)
+    tokens: list[int] = _read(dataset, f"{split}.parquet", settings, columns=["prompt_tokens"])[0].to_pylist()
+    return tokens
 
 
 def read_dropped(dataset: DatasetRef, settings: Settings) -> list[tuple[Measured, Drop]]:

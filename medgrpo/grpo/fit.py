@@ -1,7 +1,7 @@
 """Refuses a training that can't fit in its GPU, before minutes are spent on loading it."""
 
 from medgrpo.config import Config
-from medgrpo.data.store import read_measured
+from medgrpo.data.store import read_prompt_tokens
 from medgrpo.errors import ConfigError
 from medgrpo.grpo.ranks import is_sharded
 from medgrpo.memory import Place, Shape, find_refusal, read_shape
@@ -19,7 +19,8 @@ def refuse_what_cannot_fit(config: Config, base: BaseRef, dataset: DatasetRef, s
     place = find_place(config, settings)
     if place.free is None:
         return
-    refusal = find_refusal(config, base_shape(config, base), max(prompt_lengths(dataset, settings)), place)
+    longest = max(read_prompt_tokens(dataset, "train", settings))
+    refusal = find_refusal(config, base_shape(config, base), longest, place)
     if refusal:
         raise ConfigError(refusal)
 
@@ -41,8 +42,3 @@ def base_shape(config: Config, base: BaseRef) -> Shape:
     from transformers import AutoConfig
 
     return read_shape(AutoConfig.from_pretrained(base.folder, trust_remote_code=False), config.policy.lora)
-
-
-def prompt_lengths(dataset: DatasetRef, settings: Settings) -> list[int]:
-    """Tokens of each train row's prompt."""
-    return [row.prompt_tokens for row in read_measured(dataset, "train", settings)]

@@ -14,7 +14,7 @@ from typing import IO
 from rich.progress import TaskID
 
 from medgrpo.config import Config
-from medgrpo.data.store import longest_prompt
+from medgrpo.data.store import read_prompt_tokens
 from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused, TrainingStopped
 from medgrpo.grpo.checkpoints import adapters, export, newest
 from medgrpo.grpo.command import training_command, training_environment
@@ -74,7 +74,7 @@ def _train_once(
     config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings, output: Path, lock: int
 ) -> None:
     if not is_finished(output, config):
-        longest = longest_prompt(dataset, "train", settings)
+        longest = max(read_prompt_tokens(dataset, "train", settings), default=0)
         refuse_early(config, base, dataset.rows["train"], longest, settings.processes)
         job = Job(config=config, base=base, dataset=dataset, run_id=run.run_id, output=str(output), settings=settings)
         _run_process(job, output, lock)
