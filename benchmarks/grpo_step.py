@@ -1,6 +1,7 @@
 """Seconds per GRPO step: TRL's own trainer against ours, at several shapes.
 
     python benchmarks/grpo_step.py [--shapes short long large] [--pairs 5] [--steps 1] [--plot cost.png]
+    python benchmarks/grpo_step.py --shapes short --equal 5    # the same adapters?
     python benchmarks/grpo_step.py --device cuda --model qwen2.5-1.5b      # random weights of that shape
 
 Both train in this process, in turn, from the same weights and seed, on prompts of exactly as many tokens; every
@@ -207,48 +208,105 @@ def load_policy(folder: str, name: str | None) -> Any:
     return policy
 
 
-def measure(ours: bool, shape: Shape, config: Config, folder: str, steps: int, model: str | None) -> list[Step]:
-    """Train for some steps after the first one."""
+def build(ours: bool, shape: Shape, config: Config, policy: Any, output: Path, steps: int) -> tuple[Any, list[Step]]:
+    """A trainer of one kind, and the list that its steps are noted in."""
     from datasets import Dataset
     from peft import LoraConfig
+    from transformers import PrinterCallback, ProgressCallback
     from trl import GRPOTrainer
 
     from medgrpo.grpo.arguments import trl_arguments
     from medgrpo.grpo.trainer import PolicyTrainer
 
+    arguments: Any = trl_arguments(config, output)
+    arguments.max_steps, arguments.save_strategy, arguments.reward_weights = steps, "no", None
+    arguments.generation_kwargs = {"min_new_tokens": shape.completion_tokens}
+    arguments.gradient_checkpointing = False
+    lora, watch = config.policy.lora, Stopwatch()
+    done: list[Step] = []
+    trainer = timed(PolicyTrainer if ours else GRPOTrainer, watch)(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        args=arguments,
+        reward_funcs=[spread],
+        train_dataset=Dataset.from_dict({"prompt": prompts(policy.tokenizer, shape, shape.prompts * steps)}),
+        peft_config=LoraConfig(
+            r=lora.r, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), task_type="CAUSAL_LM"
+        ),
+        callbacks=[callback(watch, done)],
+    )
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    return trainer, done
+
+
+def shaped(config: Config, shape: Shape, modules: Sequence[str] | None) -> Config:
+    """The config with a shape's sizes, and with adapters on other linear layers where they are named."""
     changes = {
         "prompts_per_step": shape.prompts,
         "num_generations": shape.group,
         "max_completion_tokens": shape.completion_tokens,
     }
     changed = config.model_copy(update={"grpo": config.grpo.model_copy(update=changes)})
-    policy, watch, done = load_policy(folder, model), Stopwatch(), []
+    if not modules:
+        return changed
+    lora = config.policy.lora.model_copy(update={"target_modules": tuple(modules)})
+    return changed.model_copy(update={"policy": config.policy.model_copy(update={"lora": lora})})
+
+
+def measure(ours: bool, shape: Shape, config: Config, folder: str, steps: int, model: str | None) -> list[Step]:
+    """Train for some steps after the first one."""
+    policy = load_policy(folder, model)
     with tempfile.TemporaryDirectory() as output:
-        arguments: Any = trl_arguments(changed, Path(output))
-        arguments.max_steps, arguments.save_strategy, arguments.reward_weights = steps + 1, "no", None
-        arguments.generation_kwargs = {"min_new_tokens": shape.completion_tokens}
-        arguments.gradient_checkpointing = False
-        lora = changed.policy.lora
-        trainer = timed(PolicyTrainer if ours else GRPOTrainer, watch)(
-            model=policy.model,
-            processing_class=policy.tokenizer,
-            args=arguments,
-            reward_funcs=[spread],
-            train_dataset=Dataset.from_dict({"prompt": prompts(policy.tokenizer, shape, shape.prompts * (steps + 1))}),
-            peft_config=LoraConfig(
-                r=lora.r, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), task_type="CAUSAL_LM"
-            ),
-            callbacks=[callback(watch, done)],
-        )
+        trainer, done = build(ours, shape, config, policy, Path(output), steps + 1)
         trainer.train()
     del trainer, policy
     gc.collect()
     return done[1:]
 
 
+def fixed(shape: Shape, tokenizer: Any) -> Any:
+    """Rollouts that are the same for every trainer: words, some completions shorter than others."""
+    ids = [tokenizer(f" {word}")["input_ids"][0] for word in WORDS.split()]
+
+    def rollout(texts: list[str], trainer: Any) -> dict[str, Any]:
+        lengths = [shape.completion_tokens - 3 * (row % 5) for row in range(len(texts))]
+        tokens = [
+            [ids[(row * 7 + place * (row + 3)) % len(ids)] for place in range(n)] for row, n in enumerate(lengths)
+        ]
+        return {"prompt_ids": tokenizer(texts)["input_ids"], "completion_ids": tokens, "logprobs": None}
+
+    return rollout
+
+
+def compare_adapters(shape: Shape, config: Config, folder: str, steps: int) -> None:
+    """Train both on the same completions, and print how far their adapters are apart."""
+    import torch
+
+    found: list[Any] = []
+    for ours in (False, True):
+        policy = load_policy(folder, None)
+        with tempfile.TemporaryDirectory() as output:
+            trainer, _ = build(ours, shape, config, policy, Path(output), steps)
+            trainer.rollout_func = fixed(shape, policy.tokenizer)
+            trainer.train()
+        found.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad]))
+        del trainer, policy
+        gc.collect()
+    stock, own = found
+    gaps = (stock - own).abs()
+    shares = ", ".join(f"{float((gaps < bound).float().mean()):.5%} below {bound:g}" for bound in (1e-6, 1e-5, 1e-4))
+    print(
+        f"{shape}: adapters after {steps} steps on the same completions differ by at most {float(gaps.max()):.2g}, "
+        f"{float(gaps.mean()):.2g} on average ({shares}); the largest weight is {float(stock.abs().max()):.3f}",
+        flush=True,
+    )
+
+
 def compare(shape: Shape, pairs: int, options: Any, config: Config, folder: str) -> tuple[float, float]:
     """Measure pairs of both and print their medians; seconds per step of TRL's and of ours."""
     found: dict[bool, list[Step]] = {False: [], True: []}
+    config = shaped(config, shape, options.modules)
     for _ in range(pairs):
         for ours in (False, True):
             found[ours] += measure(ours, shape, config, folder, options.steps, options.model)
@@ -293,6 +351,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="measured steps of each run")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=MODELS, help="random weights of this model's shape (with --device cuda)")
+    parser.add_argument("--equal", type=int, metavar="STEPS", help="compare adapters after so many steps instead")
+    parser.add_argument("--modules", nargs="*", help="linear layers with an adapter; default: the laptop config's two")
     parser.add_argument("--plot", type=Path, help="also measure other sizes, one pair each, and draw them to this file")
     options = parser.parse_args()
     if (options.device == "cuda") != has_gpu() or (options.model and options.device == "cpu"):
@@ -300,7 +360,10 @@ def main() -> None:
     config = read_config(CONFIG)
     folder = resolve(config.policy.base, Settings()).folder
     for name in options.shapes:
-        compare(SHAPES[name], options.pairs, options, config, folder)
+        if options.equal:
+            compare_adapters(SHAPES[name], shaped(config, SHAPES[name], options.modules), folder, options.equal)
+        else:
+            compare(SHAPES[name], options.pairs, options, config, folder)
     if options.plot:
         series = (("completions per prompt", "group", GROUPS), ("prompt tokens", "prompt_tokens", LENGTHS))
         plot(options.plot, [(*s, [compare(shape, 1, options, config, folder) for shape in s[2]]) for s in series])

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from medgrpo.grpo.completion_head import own_head
+from medgrpo.grpo.grouped_attention import grouped
+
 
 def completion_logps(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int
@@ -33,7 +36,7 @@ def completion_logps(
     backbone = _backbone(model)
     cache = fork_prompts(backbone, ids[:, : start - 1], mask[:, : start - 1])
     scored = mask[:, start:].bool()
-    with _only(backbone, scored):
+    with _only(backbone, scored), own_head(), grouped(backbone):
         outputs = model(
             # Each token predicts the next: the last one of the prompt counts, the last one of the completion doesn't.
             input_ids=ids[:, start - 1 : -1],
