@@ -10,7 +10,7 @@ demo: install  ## run the whole pipeline on a real 135M model: data to served an
 	$(BIN)/medgrpo run configs/laptop.toml
 
 test: install check  ## lint, types, import rules and the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
