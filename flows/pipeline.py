@@ -6,15 +6,15 @@ from prefect import flow
 
 from medgrpo.config import Config
 from medgrpo.config_file import read_config
-from medgrpo.evaluate import best
-from medgrpo.report import Summary
+from medgrpo.evaluation import best
+from medgrpo.report import Findings, Summary
 from medgrpo.types import CheckpointRef
 from tasks.audit import audit
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, evaluate_all
 from tasks.prepare import prepare, resolve_base
-from tasks.promote import find_incumbent, promote
+from tasks.promote import decide, find_incumbent, promote
 from tasks.register import register
-from tasks.report import report
+from tasks.report import card, report, report_evaluation
 from tasks.serve import ask_served
 from tasks.track import close_run, fail_run, open_run
 from tasks.train import train
@@ -23,7 +23,7 @@ from tasks.validate import validate
 
 @flow(name="medgrpo", on_failure=[fail_run], on_crashed=[fail_run], on_cancellation=[fail_run])
 def pipeline(config: Config) -> Summary:
-    """Validate, train, evaluate, register, decide, and ask the served stage one question.
+    """Validate, train, evaluate, register, decide, promote, and ask the served stage one question.
 
     Checkpoints are chosen on validation rows; the gate decides on test rows, which nothing was chosen on.
     """
@@ -35,30 +35,36 @@ def pipeline(config: Config) -> Summary:
     training = train(config, base, dataset, run)
     curve = report(run, training)
 
-    reports = [
-        evaluate(config, base, dataset, checkpoint, "validation", run)
-        for checkpoint in (CheckpointRef.base(), *training.checkpoints)
-    ]
+    measured = (CheckpointRef.base(), *training.checkpoints)
+    reports = evaluate_all(config, base, dataset, measured, "validation", run)
     chosen = best(reports).checkpoint
-    version = register(config, base, dataset, chosen, run)
 
     incumbent = find_incumbent(config)
-    challenger_report = evaluate(config, base, dataset, chosen, "test", run)
-    incumbent_report = evaluate(incumbent.config, incumbent.base, dataset, incumbent.checkpoint, "test", run)
-    decision = promote(config, version, challenger_report, incumbent_report)
-    served = ask_served(config, dataset, decision)
-    close_run(run)
-    return Summary(
+    tested, *benchmarks = (
+        (
+            evaluate(config, base, dataset, chosen, "test", run, name),
+            evaluate(incumbent.config, incumbent.base, dataset, incumbent.checkpoint, "test", run, name),
+        )
+        for name in ("", *dataset.benchmarks)
+    )
+    files = card(config, base, dataset, run, tested[0])
+    version = register(config, base, dataset, chosen, run, files)
+    proposal = decide(config, dataset, version, incumbent, tested, benchmarks)
+    findings = Findings(
         run=run,
         base=reports[0],
         checkpoints=tuple(reports[1:]),
-        incumbent=incumbent_report,
-        challenger=challenger_report,
+        challenger=tested[0],
+        incumbent=tested[1],
+        benchmarks=tuple(benchmarks),
         version=version,
-        decision=decision,
-        served=served,
-        curve=curve,
+        decision=proposal.decision,
     )
+    page = report_evaluation(config, findings)
+    outcome = promote(config, proposal)
+    served = ask_served(config, dataset, outcome)
+    close_run(run)
+    return Summary(**dict(findings), outcome=outcome, served=served, curve=curve, page=page)
 
 
 @flow(name="medgrpo-train")

@@ -9,8 +9,9 @@ from medgrpo.base_models import AnyBase, WheelBase
 from medgrpo.data import AnySource, ClinicalSource
 from medgrpo.data.checks import CheckName
 from medgrpo.data.source import Licence
+from medgrpo.gate.rules import DEFAULT_RULES, AnyRule
 from medgrpo.rewards import PRESETS, AnyReward
-from medgrpo.types import Frozen, Severity
+from medgrpo.types import Frozen, Severity, Split
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)]
@@ -227,7 +228,16 @@ class GrpoConfig(Frozen):
 
 
 class EvaluationConfig(Frozen):
-    """How checkpoints are measured: greedy decoding, the strict grammar."""
+    """How checkpoints are measured: greedy decoding in the strict grammar, and more where it is asked for."""
+
+    samples: int = Field(default=0, ge=0)
+    """Completions that are also sampled per row of the test rows and benchmarks, for pass@k and maj@k; 0: none."""
+    temperature: float = Field(default=1.0, gt=0)
+    """At which they are sampled."""
+    orders: int = Field(default=1, ge=1)
+    """Orders of the options that test and benchmark rows of kind `choice` are asked in, their own among them."""
+    benchmark_rows: int = Field(default=0, ge=0)
+    """Rows of each of `data.benchmarks` that the best checkpoint and the incumbent are measured on; 0: none."""
 
     max_completion_tokens: int = Field(default=128, ge=1)
     """Completions are cut at this many tokens."""
@@ -238,14 +248,42 @@ class EvaluationConfig(Frozen):
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples."""
 
+    def on(self, split: Split, benchmark: str = "") -> "EvaluationConfig":
+        """What of this is done on some rows: more than greedy decoding on the test rows and benchmarks alone."""
+        everything = split == "test" or bool(benchmark)
+        samples, orders = (self.samples, self.orders) if everything else (0, 1)
+        temperature = self.temperature if samples else 1.0
+        changes = {"samples": samples, "orders": orders, "temperature": temperature, "benchmark_rows": 0}
+        return self.model_copy(update=changes)
+
 
 class GateConfig(Frozen):
-    """When the champion moves."""
+    """When the champion moves: every rule must hold."""
 
-    margin: Share = 0.0
-    """The lower end of the paired interval of the accuracy difference must be above this."""
-    min_format_rate: Share = 0.5
-    """The challenger must follow the strict grammar at least this often."""
+    rules: tuple[AnyRule, ...] = DEFAULT_RULES
+    """What a challenger must show; a list in a config takes the place of the default rules, all of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_old_keys(cls, tree: Any) -> Any:
+        old = [key for key in ("margin", "min_format_rate") if isinstance(tree, dict) and key in tree]
+        if old:
+            raise ValueError(
+                f'{" and ".join(old)} moved into rules: write [[gate.rules]] with kind = "better" and its '
+                'margin, [[gate.rules]] with kind = "format" and its floor, and those of the other rules of '
+                "docs/evidence.md that are to hold"
+            )
+        return tree
+
+    @field_validator("rules")
+    @classmethod
+    def _decides(cls, rules: tuple[AnyRule, ...]) -> tuple[AnyRule, ...]:
+        kinds = [rule.kind for rule in rules]
+        if doubled := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise ValueError(f"more than one rule is of kind {', '.join(sorted(doubled))}: keep one of each")
+        if kinds.count("better") + kinds.count("better-or-cheaper") != 1:
+            raise ValueError('name one rule of kind "better" or "better-or-cheaper": nothing else shows an improvement')
+        return rules
 
 
 class RegistryConfig(Frozen):
@@ -253,6 +291,8 @@ class RegistryConfig(Frozen):
 
     model_name: str = ""
     """Registered model in MLflow; empty: `medgrpo-` and the config's name."""
+    approval: bool = False
+    """A person approves each promotion (`medgrpo promote`, the flow medgrpo-promotion); runs end with a challenger."""
 
 
 class ServeConfig(Frozen):

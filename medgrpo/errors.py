@@ -8,6 +8,7 @@ MedgrpoError
 │   ├── BaseModelError      the base model's weights are missing or unreadable
 │   ├── NotFoundError       an unknown checkpoint, model version or alias
 │   ├── AuditFailed         a reward set pays for a cheat, or not for a gold answer
+│   ├── PromotionStopped    the champion isn't what was compared, or the new one didn't answer when served
 │   └── RequestRefused      (in serve/engine.py) a request that can't be answered as asked
 ├── RewardError             a reward raised, or returned what is no score
 ├── TrainingError           the training process ended badly
@@ -58,6 +59,10 @@ class RewardError(MedgrpoError):
 
 class AuditFailed(UserError):
     """A reward set pays a known cheat, or withholds marks from a gold answer."""
+
+
+class PromotionStopped(UserError):
+    """A move of the champion was not made, or undone; the message says who is champion and what to do."""
 
 
 class TrainingError(MedgrpoError):

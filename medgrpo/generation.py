@@ -1,8 +1,11 @@
-"""Greedy completions of many prompts: by our own decoding loop where the base model allows it, or transformers'."""
+"""Completions of many prompts: by our own decoding loop where the base model allows it, or transformers'."""
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
+
+import torch
 
 from medgrpo.grpo.inference_copy import InferenceCopy, can_be_copied
 from medgrpo.grpo.obstacles import obstacle_in_model
@@ -11,10 +14,10 @@ from medgrpo.policy import Policy
 
 
 class Completer:
-    """Completes prompts with one policy. Both loops give the same tokens; ours drops rows that have ended."""
+    """Completes prompts with one policy. Both loops give the same greedy tokens; ours drops rows that have ended."""
 
     def __init__(self, policy: Policy, max_tokens: int) -> None:
-        """Choose the loop; for ours, merge the adapter into a copy, where that can be done.
+        """Prepare nothing yet: what needs memory is made when it is first used.
 
         Args:
             max_tokens: completions are cut at so many tokens.
@@ -25,28 +28,47 @@ class Completer:
         self._generation.update(do_sample=False, max_new_tokens=max_tokens, pad_token_id=tokenizer.pad_token_id)
         if self._generation.eos_token_id is None:
             self._generation.eos_token_id = tokenizer.eos_token_id
-        self._decoding = Decoding.of(self._generation) if obstacle_in_model(model) is None else None
-        if self._decoding is not None:
-            self._sampler = InferenceCopy(model).refresh() if can_be_copied(model) else model
 
-    def complete(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+    def complete(self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0) -> list[str]:
         """The completions' texts, without special tokens.
 
         Args:
-            prompts: token ids. Those of similar length are best completed together.
+            prompts: token ids. Those of similar length are best completed together; equal ones are read once.
+            temperature: 0: greedy. Above it tokens are drawn from all of the vocabulary.
+            seed: of the random numbers, which are these prompts' own: others that are drawn don't change them.
         """
-        if self._decoding is not None:
-            tokens = sample(self._sampler, prompts, self._decoding).tokens
-        else:
-            tokens = self._generated(prompts)
+        generation = self._at(temperature)
+        with torch.random.fork_rng(enabled=temperature > 0):
+            if temperature > 0:
+                torch.manual_seed(seed)
+            decoding = self._decoding(generation)
+            tokens = (
+                self._generated(prompts, generation)
+                if decoding is None
+                else sample(self._sampler, prompts, decoding).tokens
+            )
         texts: list[str] = self._policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
-    def _generated(self, prompts: Sequence[Sequence[int]]) -> Any:
-        import torch
+    def _at(self, temperature: float) -> Any:
+        generation = deepcopy(self._generation)
+        if temperature > 0:
+            generation.update(do_sample=True, temperature=temperature, top_k=0, top_p=1.0, min_p=None)
+        return generation
 
+    def _decoding(self, generation: Any) -> Decoding | None:
+        """How our loop does what is asked; None where it can't."""
+        return Decoding.of(generation) if obstacle_in_model(self._policy.model) is None else None
+
+    @cached_property
+    def _sampler(self) -> Any:
+        """What our loop runs: a copy with the adapter merged, where that can be made."""
+        model = self._policy.model
+        return InferenceCopy(model).refresh() if can_be_copied(model) else model
+
+    def _generated(self, prompts: Sequence[Sequence[int]], generation: Any) -> Any:
         model = self._policy.model
         padded = self._policy.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
         with torch.inference_mode():
-            rows = model.generate(**padded.to(model.device), generation_config=self._generation)
+            rows = model.generate(**padded.to(model.device), generation_config=generation)
         return rows[:, padded["input_ids"].shape[1] :]

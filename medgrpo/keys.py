@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from medgrpo.changes import find_change, remember_key
 from medgrpo.config import Config
+from medgrpo.errors import NotFoundError
 from medgrpo.fingerprint import digest, source_digest
 from medgrpo.page import template_digest
 from medgrpo.settings import Settings
@@ -33,7 +34,7 @@ def trainer_source() -> str:
 def scorer_source() -> str:
     """Digest of the code that decides what an evaluation yields."""
     decoding = ("generation.py", "grpo/sampling.py", "grpo/shared_prefix.py", "grpo/inference_copy.py")
-    parts = ("answer.py", "judge", "evaluate.py", "statistics.py", "policy.py", *decoding)
+    parts = ("answer.py", "judge", "evaluation", "statistics.py", "policy.py", *decoding)
     return digest([source_digest(*parts), version("pint")])
 
 
@@ -54,6 +55,7 @@ def dataset_parts(config: Config, base: BaseRef, rows: str, benchmarks: str) -> 
     return {
         "rows": rows,
         "benchmarks": benchmarks,
+        "benchmark rows": digest(config.evaluation.benchmark_rows),
         "data settings": digest(config.data.model_dump(mode="json", exclude=CHECKED_ONLY)),
         "prompt": digest(config.prompt),
         "base model": base.digest,
@@ -104,7 +106,24 @@ def noted_train_key(config: Config, dataset: DatasetRef, base: BaseRef, settings
     return digest(parts)
 
 
-def eval_key(config: Config, dataset: DatasetRef, base: BaseRef, checkpoint: CheckpointRef, split: Split) -> str:
+def rows_digest(dataset: DatasetRef, split: Split, benchmark: str = "") -> str:
+    """Digest of the rows of a split, or of a benchmark.
+
+    Raises:
+        NotFoundError: no rows of such a benchmark were drawn.
+    """
+    if benchmark and benchmark not in dataset.benchmarks:
+        known = ", ".join(f"'{name}'" for name in dataset.benchmarks) or "none: set evaluation.benchmark_rows"
+        raise NotFoundError(f"dataset {dataset.key} has no rows of benchmark '{benchmark}'; of these it has: {known}")
+    return dataset.benchmarks[benchmark] if benchmark else dataset.digests[split]
+
+
+def eval_key(
+    config: Config, dataset: DatasetRef, base: BaseRef, checkpoint: CheckpointRef, split: Split, benchmark: str = ""
+) -> str:
     """Key of an evaluation: the policy's weights, the rows, and how completions are made and judged."""
-    parts = [config.evaluation, config.prompt, config.policy.dtype, config.policy.load_in_4bit]
-    return digest([checkpoint.adapter_digest, base.digest, dataset.digests[split], split, parts, scorer_source()])
+    asked = config.evaluation.on(split, benchmark)
+    seed = config.seed if asked.samples else 0
+    parts = [asked, seed, config.prompt, config.policy.dtype, config.policy.load_in_4bit, scorer_source()]
+    rows = [rows_digest(dataset, split, benchmark), split, benchmark]
+    return digest([checkpoint.adapter_digest, base.digest, rows, parts])

@@ -1,5 +1,6 @@
-"""The HTML pages that medgrpo writes: templates beside the code, on one layout (`page.html.j2`)."""
+"""The pages that medgrpo writes, in HTML or Markdown: templates beside the code, on one layout (`page.html.j2`)."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -31,4 +32,10 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["plain"] = plain
     return environment
+
+
+def plain(text: str) -> str:
+    """A text on one line in which Markdown sees nothing but text; HTML is the environment's to escape."""
+    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", " ".join(text.split()))

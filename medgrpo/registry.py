@@ -1,15 +1,19 @@
 """The only user of the model registry and its aliases: champion (served), challenger (newest), previous."""
 
+import fcntl
 import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.errors import BaseModelError, NotFoundError
+from medgrpo.fingerprint import digest
 from medgrpo.policy import adapter_digest
 from medgrpo.settings import Settings
 from medgrpo.tracking import connect, ensure_logged_model
@@ -23,6 +27,24 @@ log = logging.getLogger(__name__)
 
 Alias = Literal["champion", "challenger", "previous"]
 CARD = "medgrpo.json"
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+)
+"""What of a base model's folder is its tokenizer."""
+VERDICT, DECIDED, COMPARED = "medgrpo.decision", "medgrpo.decision_digest", "medgrpo.compared_with"
+"""Tags of a version that tell of its decision: the verdict, the digest, and the champion that it was compared with."""
+
+
+class Aliases(Frozen):
+    """The versions that are served and were served; None: there is none."""
+
+    champion: int | None = None
+    previous: int | None = None
 
 
 class VersionCard(Frozen):
@@ -34,6 +56,23 @@ class VersionCard(Frozen):
     checkpoint: CheckpointRef
 
 
+@contextmanager
+def alone(name: str, settings: Settings) -> Iterator[None]:
+    """Wait until no other process of this home folder moves this model's aliases or adds versions.
+
+    The lock ends with its holder, however that dies. Writers of other machines are kept apart by the log alone.
+    """
+    folder = settings.root / "locks"
+    folder.mkdir(exist_ok=True)
+    with (folder / digest(name)).open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process adds a version of %s or moves its champion: waiting for it", name)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def register(
     config: Config,
     base: BaseRef,
@@ -41,41 +80,63 @@ def register(
     run: RunRef,
     checkpoint: CheckpointRef,
     settings: Settings,
+    files: Mapping[str, str] | None = None,
 ) -> ModelVersionRef:
     """Make a checkpoint a model version, once, and the challenger.
 
-    The version's files are those of the checkpoint's LoggedModel: the adapter, and a card that names the base model,
-    the config with its prompt, and the data. The base model's weights are not copied.
+    The version's files are those of the checkpoint's LoggedModel: the adapter, the tokenizer, the prompt, and a card
+    that names the base model, the config and the data. The base model's weights are not copied.
+
+    Args:
+        files: name → text of more files, such as the model card for people.
     """
     client = connect(settings)
     name = config.model_name
-    _ensure_model(client, name)
-    found = client.search_model_versions(
-        f"name = '{name}' and tags.`medgrpo.adapter_digest` = '{checkpoint.adapter_digest}'"
-    )
-    if found:
-        version = found[0]
-    else:
-        card = VersionCard(config=config, base=base, dataset=dataset, checkpoint=checkpoint)
-        model_id = ensure_logged_model(client, run, checkpoint, settings.adapter(checkpoint.adapter_digest)).model_id
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
-            client.log_model_artifacts(model_id, folder)
-        version = client.create_model_version(
-            name,
-            source=f"models:/{model_id}",
-            run_id=run.run_id,
-            model_id=model_id,
-            tags={
-                "medgrpo.adapter_digest": checkpoint.adapter_digest,
-                "medgrpo.train_key": checkpoint.train_key,
-                "medgrpo.dataset_digest": dataset.digests["train"],
-                "medgrpo.base": base.name,
-                "medgrpo.step": str(checkpoint.step),
-            },
+    with alone(name, settings):
+        ensure_model(client, name)
+        found = client.search_model_versions(
+            f"name = '{name}' and tags.`medgrpo.adapter_digest` = '{checkpoint.adapter_digest}'"
         )
+        card = VersionCard(config=config, base=base, dataset=dataset, checkpoint=checkpoint)
+        version = found[0] if found else _create_version(client, card, run, settings, files or {})
     client.set_registered_model_alias(name, "challenger", version.version)
     return _ref(version)
+
+
+def _create_version(
+    client: "MlflowClient", card: VersionCard, run: RunRef, settings: Settings, files: Mapping[str, str]
+) -> "ModelVersion":
+    checkpoint = card.checkpoint
+    model_id = ensure_logged_model(client, run, checkpoint, settings.adapter(checkpoint.adapter_digest)).model_id
+    with tempfile.TemporaryDirectory() as folder:
+        _write_files(Path(folder), card, files)
+        client.log_model_artifacts(model_id, folder)
+    return client.create_model_version(
+        card.config.model_name,
+        source=f"models:/{model_id}",
+        run_id=run.run_id,
+        model_id=model_id,
+        tags={
+            "medgrpo.adapter_digest": checkpoint.adapter_digest,
+            "medgrpo.train_key": checkpoint.train_key,
+            "medgrpo.dataset_key": card.dataset.key,
+            "medgrpo.dataset_digest": card.dataset.digests["train"],
+            "medgrpo.base": card.base.name,
+            "medgrpo.base_digest": card.base.digest,
+            "medgrpo.step": str(checkpoint.step),
+        },
+    )
+
+
+def _write_files(folder: Path, card: VersionCard, files: Mapping[str, str]) -> None:
+    """What belongs to a version beside its adapter."""
+    (folder / "tokenizer").mkdir()
+    for pattern in TOKENIZER_FILES:
+        for path in Path(card.base.folder).glob(pattern):
+            shutil.copy(path, folder / "tokenizer")
+    told = {CARD: card.model_dump_json(indent=2), "prompt.json": card.config.prompt.model_dump_json(indent=2)}
+    for name, text in {**files, **told}.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def find(name: str, alias: Alias, settings: Settings) -> ModelVersionRef | None:
@@ -105,56 +166,97 @@ def get(name: str, version: int, settings: Settings) -> ModelVersionRef:
         raise NotFoundError(told) from error
 
 
-def record(version: ModelVersionRef, decision: Decision, settings: Settings) -> None:
-    """Store a decision beside the version, whether it promotes or not."""
+def decision_file(version: int) -> str:
+    """Where a version's decision lies among the artifacts of its run."""
+    return f"decisions/v{version}.json"
+
+
+def record(version: ModelVersionRef, decision: Decision, compared_with: int | None, settings: Settings) -> None:
+    """Store a decision beside the version, whether it promotes or not.
+
+    Args:
+        compared_with: version of the champion; None: there was none, and the base model stood for it.
+    """
     client = connect(settings)
     verdict = "promote" if decision.promote else "refuse"
-    client.set_model_version_tag(version.name, str(version.version), "medgrpo.decision", verdict)
+    client.log_dict(version.run_id, decision.model_dump(mode="json"), decision_file(version.version))
     reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
     client.update_model_version(version.name, str(version.version), f"{verdict}\n\n{reasons}")
-    client.log_dict(version.run_id, decision.model_dump(mode="json"), f"decisions/v{version.version}.json")
+    champion = str(compared_with) if compared_with else ""
+    for tag, value in ((VERDICT, verdict), (COMPARED, champion), (DECIDED, digest(decision))):
+        client.set_model_version_tag(version.name, str(version.version), tag, value)
 
 
 def read_decision(version: ModelVersionRef, settings: Settings) -> Decision:
     """The stored decision about a version.
 
     Raises:
-        NotFoundError: none was stored.
+        NotFoundError: none was stored, or it was changed.
+    """
+    from mlflow.artifacts import load_text
+    from mlflow.exceptions import MlflowException
+
+    stored = connect(settings).get_model_version(version.name, str(version.version)).tags.get(DECIDED)
+    try:
+        text = load_text(f"runs:/{version.run_id}/{decision_file(version.version)}")
+    except (MlflowException, OSError) as error:
+        raise NotFoundError(f"no decision is stored for {version.name} version {version.version}") from error
+    try:
+        decision = Decision.model_validate_json(text)
+    except ValueError:  # of an earlier version of medgrpo, or damaged
+        decision = None
+    if decision is None or digest(decision) != stored:
+        raise NotFoundError(
+            f"the decision about {version.name} version {version.version} isn't the one that was stored: run "
+            "`medgrpo promote` to decide again"
+        )
+    return decision
+
+
+def read_compared(version: ModelVersionRef, settings: Settings) -> int | None:
+    """The champion that a version was compared with when it was decided about; None: the base model."""
+    tags = connect(settings).get_model_version(version.name, str(version.version)).tags
+    return int(tags[COMPARED]) if tags.get(COMPARED) else None
+
+
+def read_aliases(name: str, settings: Settings) -> Aliases:
+    """Which versions are served and were served, at one moment."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = connect(settings).get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return Aliases()
+        raise
+    return Aliases(**{alias: int(found[alias]) for alias in Aliases.model_fields if alias in found})
+
+
+def set_aliases(name: str, aliases: Aliases, settings: Settings) -> None:
+    """Make the aliases point there. The champion is moved last, in one step: there is always the old or the new one."""
+    client = connect(settings)
+    found = read_aliases(name, settings)
+    for alias, version in (("previous", aliases.previous), ("champion", aliases.champion)):
+        if version is not None:
+            client.set_registered_model_alias(name, alias, str(version))
+        elif getattr(found, alias) is not None:
+            client.delete_registered_model_alias(name, alias)
+
+
+def read_card(version: ModelVersionRef, settings: Settings) -> VersionCard:
+    """What is stored about a version beside its adapter.
+
+    Raises:
+        NotFoundError: its files are not in MLflow.
     """
     from mlflow.artifacts import load_text
     from mlflow.exceptions import MlflowException
 
     connect(settings)
     try:
-        text = load_text(f"runs:/{version.run_id}/decisions/v{version.version}.json")
+        return VersionCard.model_validate_json(load_text(f"models:/{version.name}/{version.version}/{CARD}"))
     except (MlflowException, OSError) as error:
-        raise NotFoundError(f"no decision is stored for {version.name} version {version.version}") from error
-    return Decision.model_validate_json(text)
-
-
-def promote(version: ModelVersionRef, settings: Settings) -> None:
-    """Make a version the champion, and the champion before it `previous`. Doing it twice changes nothing."""
-    client = connect(settings)
-    champion = find(version.name, "champion", settings)
-    if champion is not None and champion.version == version.version:
-        return
-    if champion is not None:
-        client.set_registered_model_alias(version.name, "previous", str(champion.version))
-    client.set_registered_model_alias(version.name, "champion", str(version.version))
-    log.info("%s version %d is the champion now", version.name, version.version)
-
-
-def rollback(name: str, settings: Settings) -> ModelVersionRef:
-    """Make the previous champion the champion again; the two swap places.
-
-    Raises:
-        NotFoundError: there is no previous champion.
-    """
-    previous = find(name, "previous", settings)
-    if previous is None:
-        raise NotFoundError(f"'{name}' has no previous champion to go back to")
-    promote(previous, settings)
-    return previous
+        raise NotFoundError(f"the files of {version.name} version {version.version} are not in MLflow") from error
 
 
 def fetch(version: ModelVersionRef, settings: Settings) -> tuple[Path, VersionCard]:
@@ -163,22 +265,30 @@ def fetch(version: ModelVersionRef, settings: Settings) -> tuple[Path, VersionCa
     Raises:
         NotFoundError: the stored files are not what the version says they are.
     """
-    from mlflow.artifacts import download_artifacts
-
-    connect(settings)
     target = settings.adapter(version.adapter_digest)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
-        draft = Path(folder) / "version"
-        draft.mkdir()
-        found = Path(download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(draft)))
-        if adapter_digest(found) != version.adapter_digest:
-            raise NotFoundError(f"the files of {version.name} version {version.version} don't have the digest it names")
-        card = VersionCard.model_validate(json.loads((found / CARD).read_text(encoding="utf-8")))
+        found, card = download(version, Path(folder) / "version", settings)
         if not target.is_dir() or adapter_digest(target) != version.adapter_digest:
             shutil.rmtree(target, ignore_errors=True)
             found.rename(target)
     return target, card
+
+
+def download(version: ModelVersionRef, folder: Path, settings: Settings) -> tuple[Path, VersionCard]:
+    """Download all files of a version to below a new folder; where they lie, and its card.
+
+    Raises:
+        NotFoundError: the stored files are not what the version says they are.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    connect(settings)
+    folder.mkdir()
+    found = Path(download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder)))
+    if adapter_digest(found) != version.adapter_digest:
+        raise NotFoundError(f"the files of {version.name} version {version.version} don't have the digest it names")
+    return found, VersionCard.model_validate(json.loads((found / CARD).read_text(encoding="utf-8")))
 
 
 def resolve_base(version: ModelVersionRef, card: VersionCard, settings: Settings) -> BaseRef:
@@ -196,9 +306,17 @@ def resolve_base(version: ModelVersionRef, card: VersionCard, settings: Settings
     return base
 
 
-def _ensure_model(client: "MlflowClient", name: str) -> None:
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
+def ensure_model(client: "MlflowClient", name: str, about: str | None = None) -> None:
+    """Create a registered model where there is none of this name; two may try at once."""
+    from mlflow.exceptions import MlflowException
+
+    if client.search_registered_models(f"name = '{name}'"):
+        return
+    try:
+        client.create_registered_model(name, description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _ref(version: "ModelVersion") -> ModelVersionRef:

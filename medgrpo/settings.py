@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     """accelerate's config file, as configs/accelerate/fsdp2.yaml (`MEDGRPO_ACCELERATE_CONFIG`); empty: plain DDP."""
     vllm_url: str = ""
     """The vLLM server that samples for `grpo.rollouts = "vllm-server"` (`MEDGRPO_VLLM_URL`)."""
+    gguf_converter: str = ""
+    """llama.cpp's convert_hf_to_gguf.py for `medgrpo export` (`MEDGRPO_GGUF_CONVERTER`); empty: the one on PATH."""
 
     @cached_property
     def root(self) -> Path:

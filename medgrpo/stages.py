@@ -7,19 +7,19 @@ from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
 from medgrpo.data.validate import validate_for_run
-from medgrpo.evaluate import best, evaluate, publish
+from medgrpo.evaluation import best, evaluate, evaluate_all, publish
 from medgrpo.grpo.launch import train
 from medgrpo.keys import noted_train_key
-from medgrpo.promotion import decide_and_promote, find_incumbent
+from medgrpo.promotion import Incumbent, Proposal, find_incumbent, gather_evidence, weigh
 from medgrpo.registry import register
 from medgrpo.report import draw_curve
+from medgrpo.report.card import store_card
 from medgrpo.settings import Settings
 from medgrpo.tracking import close_run, fail_run, open_run
 from medgrpo.types import (
     BaseRef,
     CheckpointRef,
     DatasetRef,
-    Decision,
     EvalReport,
     ModelVersionRef,
     RunRef,
@@ -68,26 +68,47 @@ class Stages:
 
     def reports(self, split: Split) -> list[EvalReport]:
         """Reports of the base model and of every checkpoint."""
-        return [self.report(checkpoint, split) for checkpoint in (CheckpointRef.base(), *self.training.checkpoints)]
+        measured = (CheckpointRef.base(), *self.training.checkpoints)
+        found = evaluate_all(self.config, self.base, self.dataset, measured, split, self.settings)
+        return [self._publish(report) for report in found]
 
-    def report(self, checkpoint: CheckpointRef, split: Split) -> EvalReport:
-        """Report of one checkpoint, stored in MLflow too."""
-        report = evaluate(self.config, self.base, self.dataset, checkpoint, split, self.settings)
+    def _publish(self, report: EvalReport) -> EvalReport:
         publish(self.run, self.dataset, report, self.settings)
         return report
 
     @cached_property
-    def version(self) -> ModelVersionRef:
-        """The model version of the checkpoint that is best on the validation rows."""
-        chosen = best(self.reports("validation")).checkpoint
-        return register(self.config, self.base, self.dataset, self.run, chosen, self.settings)
+    def chosen(self) -> CheckpointRef:
+        """The checkpoint that is best on the validation rows."""
+        return best(self.reports("validation")).checkpoint
 
     @cached_property
-    def decision(self) -> Decision:
-        """The gate's decision about the version, carried out."""
-        chosen = best(self.reports("validation")).checkpoint
-        challenger = self.report(chosen, "test")
-        incumbent = find_incumbent(self.config, self.settings)
-        report = evaluate(incumbent.config, incumbent.base, self.dataset, incumbent.checkpoint, "test", self.settings)
-        publish(self.run, self.dataset, report, self.settings)
-        return decide_and_promote(self.config, self.version, challenger, report, self.settings)
+    def version(self) -> ModelVersionRef:
+        """The model version of the chosen checkpoint, its figures on the test rows in its model card."""
+        challenger, _ = self.compared()
+        files = store_card(self.config, self.base, self.dataset, self.run, challenger, self.settings)
+        return register(self.config, self.base, self.dataset, self.run, self.chosen, self.settings, files)
+
+    @cached_property
+    def incumbent(self) -> Incumbent:
+        """What the version must beat."""
+        return find_incumbent(self.config, self.settings)
+
+    def compared(self, benchmark: str = "") -> tuple[EvalReport, EvalReport]:
+        """Reports of the chosen checkpoint and of the incumbent on the test rows, or on a benchmark."""
+        incumbent = self.incumbent
+        challenger, report = (
+            self._publish(evaluate(config, base, self.dataset, checkpoint, "test", self.settings, benchmark))
+            for config, base, checkpoint in (
+                (self.config, self.base, self.chosen),
+                (incumbent.config, incumbent.base, incumbent.checkpoint),
+            )
+        )
+        return challenger, report
+
+    @cached_property
+    def proposal(self) -> Proposal:
+        """The gate's decision about the version; nothing is moved by it."""
+        version, champion = self.version, self.incumbent.version
+        benchmarks = [self.compared(name) for name in self.dataset.benchmarks]
+        evidence = gather_evidence(self.config, self.dataset, version, *self.compared(), benchmarks, self.settings)
+        return weigh(self.config, version, champion.version if champion else None, evidence, self.settings)

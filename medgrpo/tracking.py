@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -147,15 +148,10 @@ def log_evaluation(
 
     client = connect(settings)
     model = ensure_logged_model(client, run, report.checkpoint, adapter)
-    rows = _mlflow_dataset(dataset, report.split)
-    prefix = f"eval/{report.split}" + ("/incumbent" if is_foreign(report.checkpoint, run) else "")
-    figures = {
-        f"{prefix}/accuracy": report.accuracy.mean,
-        f"{prefix}/accuracy_low": report.accuracy.low,
-        f"{prefix}/accuracy_high": report.accuracy.high,
-        f"{prefix}/format_rate": report.format_rate.mean,
-        f"{prefix}/completion_tokens": report.completion_tokens.mean,
-    }
+    label = rows_label(report)
+    rows = _mlflow_rows(dataset, label, report.rows_digest, report.rows)
+    prefix = f"eval/{label}" + ("/incumbent" if is_foreign(report.checkpoint, run) else "")
+    figures = {f"{prefix}/{name}": value for name, value in _figures(report).items()}
     logged = {metric.key: metric.value for metric in model.metrics or [] if metric.dataset_digest == rows.digest}
     if logged.items() >= figures.items():
         return
@@ -165,6 +161,29 @@ def log_evaluation(
         for name, value in figures.items()
     ]
     client.log_batch(run.run_id, metrics=metrics)
+
+
+def rows_label(report: EvalReport) -> str:
+    """What a report's rows are called in names of metrics, where a path may not stand."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", report.benchmark)[-100:]
+    return f"benchmark/{name}" if name else report.split
+
+
+def _figures(report: EvalReport) -> dict[str, float]:
+    """A report's figures by the names of their metrics; topics are in its table."""
+    accuracy, sampled, orders = report.accuracy, report.sampled, report.orders
+    figures = {"accuracy": accuracy.mean, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+    for name in ("lenient_accuracy", "format_rate", "refusal_rate", "completion_tokens"):
+        figures[name] = getattr(report, name).mean
+    figures |= {f"slices/{name}": found.mean for name, found in report.slices.items()}
+    if sampled:
+        figures |= {f"sampled/pass_at_{count}": chance.mean for count, chance in sampled.pass_at.items()}
+        figures |= {"sampled/majority": sampled.majority.mean, "sampled/agreement": sampled.agreement.mean}
+        figures |= {"sampled/calibration_error": sampled.calibration_error}
+    if orders:
+        figures |= {"orders/accuracy": orders.accuracy.mean, "orders/stable": orders.stable.mean}
+        figures |= {"orders/position_bias": orders.position_bias}
+    return figures
 
 
 def is_foreign(checkpoint: CheckpointRef, run: RunRef) -> bool:
@@ -205,9 +224,10 @@ def ensure_logged_model(
 
 
 def history(run_id: str, metric: str, settings: Settings) -> list[tuple[int, float]]:
-    """All values of a metric, as (step, value) in order."""
+    """All values of a metric, as (step, value); those of one step in the order that they were measured in."""
     found = connect(settings).get_metric_history(run_id, metric)
-    return sorted((point.step, point.value) for point in found)
+    ordered = sorted(found, key=lambda point: (point.step, point.timestamp, point.value))
+    return [(point.step, point.value) for point in ordered]
 
 
 def log_step(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
@@ -232,16 +252,21 @@ def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
 
 
 def _mlflow_dataset(dataset: DatasetRef, split: Split) -> Any:
-    """The split as MLflow names it: with our digest, since MLflow's own ignores columns that hold lists."""
+    """The split as MLflow names it."""
+    return _mlflow_rows(dataset, split, dataset.digests[split], dataset.rows[split])
+
+
+def _mlflow_rows(dataset: DatasetRef, label: str, digest: str, rows: int) -> Any:
+    """Rows as MLflow names them: with our digest, since MLflow's own ignores columns that hold lists."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import Dataset
 
     return Dataset(
-        name=f"{dataset.name}-{split}",
-        digest=dataset.digests[split],
+        name=f"{dataset.name}-{label}",
+        digest=digest,
         source_type="code",
         source=CodeDatasetSource(tags={"medgrpo.dataset_key": dataset.key}).to_json(),
-        profile=json.dumps({"num_rows": dataset.rows[split]}),
+        profile=json.dumps({"num_rows": rows}),
     )
 
 

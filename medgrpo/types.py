@@ -8,6 +8,7 @@ Kind = Literal["choice", "numeric", "range", "date", "text"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Severity = Literal["critical", "warning"]
+Outcome = Literal["promoted", "champion already", "refused", "waits for approval"]
 DropReason = Literal["exact duplicate", "near duplicate", "contradiction", "benchmark overlap", "prompt too long"]
 
 
@@ -62,6 +63,8 @@ class DatasetRef(Frozen):
     name: str
     rows: dict[Split, int]
     digests: dict[Split, str]
+    benchmarks: dict[str, str] = Field(default_factory=dict)
+    """Name of each benchmark → digest of the rows drawn from it; none where `evaluation.benchmark_rows` is 0."""
 
 
 class Origin(Frozen):
@@ -162,36 +165,107 @@ class Interval(Frozen):
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+class SampledFigures(Frozen):
+    """Figures over k sampled completions of each row."""
+
+    samples: int
+    """k."""
+    temperature: float
+    accuracy: Interval
+    """Of a completion; rows are resampled, not completions."""
+    pass_at: dict[int, Interval]
+    """n → the chance that one of n completions is right (Chen et al. 2021, unbiased), for n = 1, 2, 4, … up to k."""
+    majority: Interval
+    """Accuracy of each row's most frequent answer (maj@k); among equally frequent ones the first that was given."""
+    agreement: Interval
+    """Share of a row's completions that give its most frequent answer: self-consistency."""
+    calibration_error: float
+    """Expected calibration error of agreement, taken as the confidence in the most frequent answer; ten equal bins."""
+
+
+class OrderFigures(Frozen):
+    """Figures over several orders of the options; rows of kind `choice` alone."""
+
+    orders: int
+    """Orders per row, the row's own among them."""
+    rows: int
+    accuracy: Interval
+    """Mean over rows and orders; rows are resampled."""
+    stable: Interval
+    """Share of rows that get the same option, by its text, in every order."""
+    places: dict[str, Interval]
+    """Letter → share of answers that name it."""
+    position_bias: float
+    """Largest difference between a letter's share of answers and its share of golds."""
+
+
 class EvalReport(Frozen):
-    """Figures of one policy on one split. The rows behind them lie under `<home>/evaluations/<key>/`."""
+    """Figures of one policy on one set of rows. The rows behind them lie under `<home>/evaluations/<key>/`."""
 
     key: str
     checkpoint: CheckpointRef
     split: Split
+    benchmark: str = ""
+    """Name of the benchmark whose rows these are; empty: the dataset's own split."""
     rows_digest: str
     """Digest of the rows: figures on other rows can't be compared."""
     rows: int
     accuracy: Interval
+    """Right answers in the strict grammar."""
+    lenient_accuracy: Interval
+    """The same with format faults forgiven: never decides anything."""
     format_rate: Interval
+    refusal_rate: Interval
+    """Share of completions that decline to answer."""
     completion_tokens: Interval
     """Length of a completion in tokens."""
     topics: dict[str, Interval]
     """Accuracy per topic."""
+    slices: dict[str, Interval]
+    """Accuracy per safety slice that has rows: negation, dosing, paediatric, pregnancy."""
+    slice_rows: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Slice → places of its rows in `correct`: what its paired comparison is made of."""
     correct: tuple[bool, ...]
     """Row by row, in the split's order: what paired comparisons are made of."""
+    sampled: SampledFigures | None = None
+    """None where `evaluation.samples` is 0."""
+    orders: OrderFigures | None = None
+    """None where `evaluation.orders` is 1 or no row is of kind `choice`."""
+
+    @property
+    def rows_name(self) -> str:
+        """What people call the rows."""
+        return self.benchmark or self.split
+
+
+class Verdict(Frozen):
+    """What one rule of the gate found."""
+
+    rule: str
+    """The rule's kind."""
+    holds: bool
+    reason: str
+    """A sentence with every figure that the rule looked at."""
+    figures: dict[str, float]
+    """The same figures, for machines."""
 
 
 class Decision(Frozen):
     """The gate's verdict, with every reason and figure behind it."""
 
     promote: bool
-    reasons: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
     challenger: str
     """Key of the challenger's report on the test rows."""
     incumbent: str
     """Key of the report that it was compared with: the champion's, or the base model's."""
     difference: Interval
     """Challenger's accuracy minus the incumbent's, paired by row."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One sentence per rule."""
+        return tuple(verdict.reason for verdict in self.verdicts)
 
 
 class ModelVersionRef(Frozen):

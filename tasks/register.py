@@ -9,7 +9,16 @@ from tasks.stage import stage
 
 @stage("register", retries=3)
 def register(
-    config: Config, base: BaseRef, dataset: DatasetRef, checkpoint: CheckpointRef, run: RunRef
+    config: Config,
+    base: BaseRef,
+    dataset: DatasetRef,
+    checkpoint: CheckpointRef,
+    run: RunRef,
+    files: dict[str, str] | None = None,
 ) -> ModelVersionRef:
-    """Find or create the version with this adapter, and make it the challenger."""
-    return register_version(config, base, dataset, run, checkpoint, Settings())
+    """Find or create the version with this adapter, and make it the challenger.
+
+    Args:
+        files: name → text of what is stored beside the adapter, such as the model card.
+    """
+    return register_version(config, base, dataset, run, checkpoint, Settings(), files)

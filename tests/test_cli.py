@@ -27,6 +27,7 @@ COMMANDS = [
     "register",
     "promote",
     "rollback",
+    "history",
     "serve",
     "ask",
     "ui",

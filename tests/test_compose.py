@@ -372,13 +372,13 @@ def test_served_stage_command_is_one_that_our_cli_has() -> None:
     assert (ROOT / command[2]).is_file()
 
 
-def test_worker_polls_the_pool_that_the_deployment_uses() -> None:
+def test_worker_polls_the_pool_that_the_deployments_use() -> None:
     command = SERVICES["worker"]["command"]
-    assert flag_value(command, "--pool") == deployment()["work_pool"]["name"]
+    assert {flag_value(command, "--pool")} == {one["work_pool"]["name"] for one in deployments().values()}
     assert flag_value(command, "--type") == "process"
 
 
-def test_prefect_reads_the_deployment_as_it_is_written() -> None:
+def test_prefect_reads_the_deployments_as_they_are_written() -> None:
     from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel
     from prefect.client.schemas.actions import DeploymentScheduleCreate
 
@@ -387,27 +387,29 @@ def test_prefect_reads_the_deployment_as_it_is_written() -> None:
     # Prefect ignores keys that it doesn't know: a typo would go unnoticed.
     known = {field.alias or name for name, field in PrefectYamlModel.model_fields.items()}
     assert set(written) <= known
-    assert set(deployment()) <= set(DeploymentConfig.model_fields)
+    assert all(set(one) <= set(DeploymentConfig.model_fields) for one in deployments().values())
     assert written["prefect-version"] == importlib.metadata.version("prefect")
-    assert [(one.name, one.concurrency_limit) for one in read.deployments] == [("train", 1)]
-    (schedule,) = deployment()["schedules"]
+    assert [(one.name, one.concurrency_limit) for one in read.deployments] == [("train", 1), ("promote", None)]
+    (schedule,) = deployments()["train"]["schedules"]
     assert schedule["active"] is False
     assert set(schedule) <= {"cron", "timezone", "slug", "active"}
     cron = {"cron": schedule["cron"], "timezone": schedule["timezone"]}
     assert not DeploymentScheduleCreate(schedule=cron, active=schedule["active"], slug=schedule["slug"]).active
 
 
-def test_deployment_names_a_flow_that_takes_its_parameters() -> None:
+@pytest.mark.parametrize("deployment", ["train", "promote"])
+def test_a_deployment_names_a_flow_that_takes_its_parameters(deployment: str) -> None:
     """By the syntax tree: importing the flow would need the whole stack."""
-    path, _, name = deployment()["entrypoint"].partition(":")
+    one = deployments()[deployment]
+    path, _, name = one["entrypoint"].partition(":")
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     decorators = [node.func if isinstance(node, ast.Call) else node for node in function.decorator_list]
     assert [node.id for node in decorators if isinstance(node, ast.Name)] == ["flow"]
     arguments = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
     required = arguments[: len(arguments) - len(function.args.defaults)]
-    assert set(required) <= set(deployment()["parameters"]) <= set(arguments)
-    assert (ROOT / deployment()["parameters"]["config_path"]).is_file()
+    assert set(required) <= set(one["parameters"]) <= set(arguments)
+    assert (ROOT / one["parameters"]["config_path"]).is_file()
 
 
 @pytest.mark.parametrize("path", DOCKERFILES)
@@ -440,7 +442,6 @@ def prefect_yaml() -> dict[str, Any]:
     return loaded
 
 
-def deployment() -> dict[str, Any]:
-    (only,) = prefect_yaml()["deployments"]
-    assert isinstance(only, dict)
-    return only
+def deployments() -> dict[str, dict[str, Any]]:
+    """By name."""
+    return {one["name"]: one for one in prefect_yaml()["deployments"]}

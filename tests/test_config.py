@@ -101,7 +101,8 @@ kind = "applause"
 stepz = 3
 learning_rate = "fast"
 num_generations = 1
-[gate]
+[[gate.rules]]
+kind = "better"
 margin = 2
 [evaluation]
 confidence = [0.9]
@@ -121,7 +122,7 @@ MANY_FAULTS = {
     "grpo.stepz": "unknown key",
     "grpo.learning_rate": "valid number",
     "grpo.num_generations": "greater than or equal to 2",
-    "gate.margin": "less than or equal to 1",
+    "gate.rules.0.better.margin": "less than or equal to 1",
     "evaluation.confidence": "valid number",
 }
 
@@ -370,4 +371,5 @@ def test_the_schema_covers_every_section_and_kind() -> None:
         *("wheel", "folder", "tiny"),
         *("correct", "format", "semantic", "fluency", "length", "repetition", "verifier", "custom"),
         *("original-similarity", "original-perplexity", "original-tags"),
+        *("better", "better-or-cheaper", "slice", "majority", "contamination", "audit", "data", "benchmarks"),
     }

@@ -1,4 +1,6 @@
-"""Greedy completions: our loop and transformers' give the same texts, with and without an adapter."""
+"""Completions: our loop and transformers' give the same texts, with and without an adapter."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -34,12 +36,22 @@ def prompts(base: BaseRef, dataset: DatasetRef, settings: Settings) -> list[list
     return [tokenizer(question)["input_ids"] for question in questions]
 
 
+class Stock(Completer):
+    """Leaves everything to transformers."""
+
+    def _decoding(self, generation: Any) -> None:
+        return None
+
+
+def is_ours(completer: Completer) -> bool:
+    return completer._decoding(completer._at(0.0)) is not None
+
+
 def test_both_loops_give_the_same_texts(policy: Policy, prompts: list[list[int]]) -> None:
     completer = Completer(policy, MAX_TOKENS)
-    assert completer._decoding is not None
+    assert is_ours(completer)
     ours = completer.complete(prompts)
-    completer._decoding = None
-    assert ours == completer.complete(prompts)
+    assert ours == Stock(policy, MAX_TOKENS).complete(prompts)
     assert len(set(ours)) > 1
 
 
@@ -53,7 +65,7 @@ def test_a_model_with_other_attention_is_left_to_transformers(base: BaseRef, pro
     policy = load_base(base.folder)
     policy.model.set_attn_implementation("eager")
     completer = Completer(policy, MAX_TOKENS)
-    assert completer._decoding is None
+    assert not is_ours(completer)
     assert completer.complete(prompts) == expected
 
 
@@ -62,5 +74,39 @@ def test_a_base_that_asks_for_a_penalty_gets_it(base: BaseRef, prompts: list[lis
     plain = Completer(policy, MAX_TOKENS).complete(prompts)
     policy.model.generation_config.repetition_penalty = 1.5
     completer = Completer(policy, MAX_TOKENS)
-    assert completer._decoding is None, "our loop knows no penalties, so transformers' is taken"
+    assert not is_ours(completer), "our loop knows no penalties, so transformers' is taken"
     assert completer.complete(prompts) != plain
+
+
+@pytest.mark.parametrize("kind", [Completer, Stock])
+def test_a_seed_decides_what_is_sampled_and_touches_nothing_else(
+    kind: type[Completer], policy: Policy, prompts: list[list[int]]
+) -> None:
+    completer = kind(policy, MAX_TOKENS)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = completer.complete(prompts, 2.0, seed=7)
+    assert torch.equal(torch.rand(3), expected), "other random numbers go on as if nothing had been sampled"
+    assert completer.complete(prompts, 2.0, seed=7) == first
+    assert completer.complete(prompts, 2.0, seed=8) != first
+    assert completer.complete(prompts, 1e-4, seed=8) == completer.complete(prompts), (
+        "a cold draw is the likeliest token"
+    )
+
+
+def test_sampling_draws_from_the_whole_vocabulary_whatever_the_base_asks_for(
+    base: BaseRef, prompts: list[list[int]]
+) -> None:
+    policy = load_base(base.folder)
+    free = Completer(policy, MAX_TOKENS).complete(prompts, 2.0)
+    policy.model.generation_config.update(top_k=1, top_p=0.01, min_p=0.9)
+    completer = Completer(policy, MAX_TOKENS)
+    assert completer.complete(prompts, 2.0) == free
+    stock = Stock(policy, MAX_TOKENS)
+    assert stock.complete(prompts, 2.0) != stock.complete(prompts)
+
+
+def test_the_same_prompt_may_be_asked_many_times(policy: Policy, prompts: list[list[int]]) -> None:
+    texts = Completer(policy, MAX_TOKENS).complete([prompts[0]] * 8, 2.0)
+    assert len(set(texts)) > 1

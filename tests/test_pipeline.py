@@ -23,7 +23,7 @@ from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
 from medgrpo.data.store import read_split
-from medgrpo.evaluate import generate, read_rows
+from medgrpo.evaluation import generate, read_rows
 from medgrpo.grpo.checkpoints import verified
 from medgrpo.grpo.launch import train
 from medgrpo.keys import train_key
@@ -288,7 +288,7 @@ def test_a_refused_training_names_its_reason_and_is_not_retried(config: Config, 
 def test_what_is_promoted_is_what_is_served(first: Summary, config: Config, settings: Settings) -> None:
     """Last in this module: it moves the champion."""
     version = first.version
-    registry.promote(version, settings)
+    registry.set_aliases(version.name, registry.Aliases(champion=version.version), settings)
     engine = load_engine(config, settings)
     assert engine.served.version == f"{version.name}/{version.version}"
     assert engine.served.run_id == first.run.run_id

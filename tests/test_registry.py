@@ -1,15 +1,17 @@
 """MLflow, for real on SQLite: one run per key, one version per adapter, aliases that move as the gate says."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from medgrpo import registry, tracking
-from medgrpo.config import Config
+from medgrpo.config import Config, PromptConfig
 from medgrpo.errors import NotFoundError, TrackingError
 from medgrpo.fingerprint import digest
 from medgrpo.policy import adapter_digest
-from medgrpo.promotion import decide_and_promote, find_incumbent
+from medgrpo.promotion import find_incumbent
+from medgrpo.registry import Aliases
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, Interval, ModelVersionRef, RunRef
 
@@ -26,9 +28,12 @@ def _report(right: int, name: str) -> EvalReport:
         rows_digest="rows",
         rows=ROWS,
         accuracy=share,
+        lenient_accuracy=share,
         format_rate=Interval(mean=1, low=1, high=1),
+        refusal_rate=Interval(mean=0, low=0, high=0),
         completion_tokens=Interval(mean=20, low=20, high=20),
         topics={},
+        slices={},
         correct=tuple(row < right for row in range(ROWS)),
     )
 
@@ -57,7 +62,7 @@ def _version(
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
     checkpoint = CheckpointRef(train_key=run.key, step=len(weights), adapter_digest=made)
-    return registry.register(own, base, dataset, run, checkpoint, settings)
+    return registry.register(own, base, dataset, run, checkpoint, settings, {"MODEL_CARD.md": f"# {own.name}\n"})
 
 
 def test_a_run_is_found_again_by_its_key(own: Config, dataset: DatasetRef, run: RunRef, settings: Settings) -> None:
@@ -95,36 +100,6 @@ def test_one_adapter_is_one_version(
     assert registry.find(own.model_name, "champion", settings) is None
 
 
-def test_the_gate_moves_the_champion_and_rollback_moves_it_back(
-    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
-) -> None:
-    first = _version(own, base, dataset, run, settings, b"first")
-    better = decide_and_promote(own, first, _report(40, "first"), _report(10, "base"), settings)
-    assert better.promote
-    second = _version(own, base, dataset, run, settings, b"second")
-    equal = decide_and_promote(own, second, _report(40, "second"), _report(40, "first"), settings)
-    assert not equal.promote
-    assert registry.find(own.model_name, "champion", settings) == first
-    assert registry.read_decision(second, settings) == equal, "a refusal is stored too"
-
-    third = _version(own, base, dataset, run, settings, b"third")
-    assert decide_and_promote(own, third, _report(55, "third"), _report(40, "first"), settings).promote
-    assert registry.find(own.model_name, "champion", settings) == third
-    assert registry.find(own.model_name, "previous", settings) == first
-    assert registry.rollback(own.model_name, settings) == first
-    assert registry.find(own.model_name, "champion", settings) == first
-    assert registry.find(own.model_name, "previous", settings) == third
-
-
-def test_the_champion_keeps_the_decision_that_made_it_so(
-    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
-) -> None:
-    version = _version(own, base, dataset, run, settings, b"v")
-    made = decide_and_promote(own, version, _report(40, "a"), _report(10, "base"), settings)
-    against_itself = decide_and_promote(own, version, _report(40, "a"), _report(40, "a"), settings)
-    assert against_itself == made
-
-
 def test_the_incumbent_is_the_base_until_there_is_a_champion(
     own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
 ) -> None:
@@ -132,11 +107,43 @@ def test_the_incumbent_is_the_base_until_there_is_a_champion(
     prompt = own.prompt.model_copy(update={"system": "Another prompt."})
     trained_otherwise = own.model_copy(update={"prompt": prompt})
     version = _version(trained_otherwise, base, dataset, run, settings, b"champion")
-    registry.promote(version, settings)
+    registry.set_aliases(own.model_name, Aliases(champion=version.version), settings)
     incumbent = find_incumbent(own, settings)
     assert incumbent.version == version
     assert incumbent.checkpoint.adapter_digest == version.adapter_digest
     assert incumbent.config.prompt.system == "Another prompt.", "a champion answers with its own prompt"
+
+
+def test_a_version_holds_what_is_needed_to_use_it(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    from transformers import AutoTokenizer
+
+    version = _version(own, base, dataset, run, settings, b"useful")
+    shutil.rmtree(settings.adapter(version.adapter_digest))
+    folder, card = registry.fetch(version, settings)
+    assert card == registry.read_card(version, settings)
+    assert (card.config, card.base, card.dataset) == (own, base, dataset)
+    assert (folder / "MODEL_CARD.md").read_text(encoding="utf-8") == f"# {own.name}\n"
+    assert PromptConfig.model_validate_json((folder / "prompt.json").read_text(encoding="utf-8")) == own.prompt
+    chat = [{"role": "user", "content": "How much potassium?"}]
+    stored, ours = (AutoTokenizer.from_pretrained(str(place)) for place in (folder / "tokenizer", base.folder))
+    assert stored.apply_chat_template(chat)["input_ids"] == ours.apply_chat_template(chat)["input_ids"]
+    tags = tracking.connect(settings).get_model_version(version.name, str(version.version)).tags
+    assert tags["medgrpo.dataset_key"] == dataset.key
+    assert tags["medgrpo.base_digest"] == base.digest
+
+
+def test_aliases_are_read_and_moved_together(
+    own: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, settings: Settings
+) -> None:
+    assert registry.read_aliases("no such model", settings) == Aliases()
+    for weights in (b"one", b"two"):
+        _version(own, base, dataset, run, settings, weights)
+    assert registry.read_aliases(own.model_name, settings) == Aliases(), "the challenger is neither"
+    for aliases in (Aliases(champion=1), Aliases(champion=2, previous=1), Aliases(previous=2), Aliases(), Aliases()):
+        registry.set_aliases(own.model_name, aliases, settings)
+        assert registry.read_aliases(own.model_name, settings) == aliases
 
 
 def test_files_that_are_not_what_the_version_names_are_refused(

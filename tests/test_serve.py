@@ -110,7 +110,7 @@ def text(body: dict[str, Any]) -> str:
 
 
 def test_greedy_is_what_evaluation_generates(client: httpx.Client, policy: Policy) -> None:
-    from medgrpo.evaluate import generate
+    from medgrpo.evaluation import generate
 
     asked = [
         Example(id="1", kind="text", question=QUESTION, gold="x"),

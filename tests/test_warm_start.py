@@ -10,7 +10,7 @@ from medgrpo import tracking
 from medgrpo.config import Config, WarmStartConfig
 from medgrpo.data.store import read_split
 from medgrpo.errors import TrainingRefused
-from medgrpo.evaluate import adapter_folder
+from medgrpo.evaluation import adapter_folder
 from medgrpo.grpo.launch import train
 from medgrpo.grpo.warm_start import LOSSES, WARM_START, finished, lessons, read_losses, warm_start
 from medgrpo.keys import train_key

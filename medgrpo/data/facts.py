@@ -105,14 +105,14 @@ def _of_kept(row: Measured, split: Split, expected_language: str) -> dict[str, A
     return {
         "id": example.id,
         "split": split,
-        "words": _words(example),
+        "words": question_hash(example),
         "kind": example.kind,
         "gold": example.gold,
         "question_length": len(example.question),
         "gold_length": len(example.gold),
         "option_count": len(example.options) if example.kind == "choice" else None,
         "options_distinct": _repeated_option(example),
-        "gold_provable": _unproven(example),
+        "gold_provable": unproven(example),
         "no_patient_data": describe(all_text),
         "text_intact": _damage(all_text),
         "language": find_foreign(example.question, expected_language) if expected_language else "",
@@ -136,7 +136,7 @@ def _texts(example: Example) -> Iterator[str]:
     yield from (*example.options.values(), *example.aliases)
 
 
-def _words(example: Example) -> bytes:
+def question_hash(example: Example) -> bytes:
     """What two rows with the same question, numbers with their signs, and options have in common."""
     options = sorted(joined_words(text) for text in example.options.values())
     return stable_hash("\n".join([joined_words(example.question), *numbers(example.question), *options]))
@@ -149,7 +149,7 @@ def _repeated_option(example: Example) -> str:
     return "; ".join(f"options {' and '.join(same)} are the same" for same in letters.values() if len(same) > 1)
 
 
-def _unproven(example: Example) -> str:
+def unproven(example: Example) -> str:
     """Why the gold can't be proven: in the grammar it must be judged right, and an empty answer must not."""
     if example.kind == "numeric" and not is_number(example.gold):
         return f"the gold is no number: {shown(example.gold)!r}"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from medgrpo.changes import find_change, remember_key
 from medgrpo.config import Config
+from medgrpo.data.benchmarks import draw_benchmarks, load_benchmarks
 from medgrpo.data.checks import MAX_CHARACTERS
 from medgrpo.data.compare import describe_changes
 from medgrpo.data.duplicates import find_duplicates
@@ -21,8 +22,8 @@ from medgrpo.data.lengths import gold_lengths, prompt_lengths
 from medgrpo.data.overlap import find_overlaps
 from medgrpo.data.patient_data import mask
 from medgrpo.data.split import split_rows
-from medgrpo.data.store import DROPPED, Manifest, Measured, read_manifest, write_rows
-from medgrpo.errors import ConfigError, DataError, UserError
+from medgrpo.data.store import DROPPED, Manifest, Measured, benchmark_file, read_manifest, write_rows
+from medgrpo.errors import DataError
 from medgrpo.fingerprint import digest, file_digest
 from medgrpo.keys import dataset_parts
 from medgrpo.progress import phases
@@ -43,14 +44,14 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
         base: the base model, whose tokenizer measures the prompts.
 
     Raises:
-        ConfigError: a hub source has no pinned revision.
+        ConfigError: a hub source has no pinned revision; rows are wanted of benchmarks that aren't named.
         DataError: the source can't be read, or too few usable rows are left.
     """
     with collector_paused(), phases("preparing", 6) as next_phase:
         next_phase("reading the source")
         examples = config.data.source.load(config.seed)
         next_phase("reading the benchmarks")
-        benchmarks = _load_benchmarks(config)
+        benchmarks = load_benchmarks(config)
         digests = [digest(example) for example in examples]
         parts = dataset_parts(config, base, rows=digest(digests), benchmarks=_digest_all(benchmarks))
         _tell_changes(config, parts, examples, digests, settings)
@@ -67,27 +68,12 @@ def prepare(config: Config, base: BaseRef, settings: Settings) -> DatasetRef:
             rows = measuring.result()
         drops = _too_long(rows, config.data.max_prompt_tokens) | drops
         next_phase("writing")
-        splits = _split(rows, drops, config)
-        dataset = _store(config, parts, splits, [(rows[place], drops[place]) for place in sorted(drops)], settings)
+        splits, drawn = _split(rows, drops, config), draw_benchmarks(config, base, benchmarks)
+        dropped = [(rows[place], drops[place]) for place in sorted(drops)]
+        dataset = _store(config, parts, splits, drawn, dropped, settings)
         remember_key(config.name, "dataset", parts, settings)
     _tell_drops(drops, examples)
     return dataset
-
-
-def _load_benchmarks(config: Config) -> dict[str, list[Example]]:
-    """The benchmarks' questions, by the name that messages give them."""
-    benchmarks: dict[str, list[Example]] = {}
-    for place, source in enumerate(config.data.benchmarks):
-        name = source.origin().name
-        if source in config.data.benchmarks[:place]:
-            raise ConfigError(f"data.benchmarks: {name} is there twice")
-        # Two files of one preset, or two subsets of one repository, have one name.
-        name = f"{name} (benchmark {place + 1})" if name in benchmarks else name
-        try:
-            benchmarks[name] = source.load(config.seed)
-        except UserError as error:  # its message speaks of data.source, which this isn't
-            raise type(error)(f"data.benchmarks.{place}: {error}") from error
-    return benchmarks
 
 
 def _tell_changes(
@@ -162,6 +148,7 @@ def _store(
     config: Config,
     parts: dict[str, str],
     splits: Mapping[Split, Sequence[Measured]],
+    drawn: Mapping[str, Sequence[Measured]],
     dropped: Sequence[tuple[Measured, Drop]],
     settings: Settings,
 ) -> DatasetRef:
@@ -171,14 +158,17 @@ def _store(
         name=config.name,
         rows={split: len(splits[split]) for split in SPLITS},
         digests={split: digest([row.digest for row in splits[split]]) for split in SPLITS},
+        benchmarks={name: digest([row.digest for row in rows]) for name, rows in drawn.items()},
     )
     target = settings.dataset(dataset.key)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
-        folder = Path(name) / "dataset"
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as draft:
+        folder = Path(draft) / "dataset"
         folder.mkdir()
         for split in SPLITS:
             write_rows(folder / f"{split}.parquet", splits[split])
+        for name, rows in drawn.items():
+            write_rows(folder / benchmark_file(dataset, name), rows)
         write_rows(folder / DROPPED, [row for row, _ in dropped], [drop for _, drop in dropped])
         manifest = Manifest(
             dataset=dataset,

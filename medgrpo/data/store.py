@@ -90,6 +90,20 @@ def read_split(dataset: DatasetRef, split: Split, settings: Settings) -> list[Ex
     return [row.example for row in read_measured(dataset, split, settings)]
 
 
+def benchmark_file(dataset: DatasetRef, name: str) -> str:
+    """Name of the file with a benchmark's drawn rows: a benchmark's own name may be a path."""
+    return f"benchmark-{list(dataset.benchmarks).index(name) + 1}.parquet"
+
+
+def read_benchmark(dataset: DatasetRef, name: str, settings: Settings) -> list[Example]:
+    """Read the rows that were drawn from a benchmark, in their order.
+
+    Raises:
+        NotFoundError: the dataset isn't on this disk.
+    """
+    return [_measured(row).example for row in _read(dataset, benchmark_file(dataset, name), settings).to_pylist()]
+
+
 def read_measured(dataset: DatasetRef, split: Split, settings: Settings, group: int | None = None) -> list[Measured]:
     """Read rows of one split with their measures.
 

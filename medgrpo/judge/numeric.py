@@ -56,7 +56,7 @@ def is_right_numeric(quantity: Quantity, example: Example) -> bool:
     """
     gold = read_number(example.gold)
     lowest, highest = example.limits or (gold - example.tolerance, gold + example.tolerance)
-    value = _in_unit(quantity, example.unit)
+    value = in_unit(quantity, example.unit)
     return value is not None and lowest - _slack(lowest) <= value <= highest + _slack(highest)
 
 
@@ -79,7 +79,7 @@ def is_right_range(found: Range, example: Example) -> bool:
     """Whether both ends are the gold's, within its tolerance."""
     gold = read_range(example.gold, example)
     return gold is not None and all(
-        _is_near(_in_unit(end, example.unit), gold_end.value, example.tolerance)
+        _is_near(in_unit(end, example.unit), gold_end.value, example.tolerance)
         for end, gold_end in zip(found, gold, strict=True)
     )
 
@@ -151,7 +151,7 @@ def _unit(text: str, example: Example) -> str | None:
     return unit.name if unit else None
 
 
-def _in_unit(quantity: Quantity, unit: str) -> float | None:
+def in_unit(quantity: Quantity, unit: str) -> float | None:
     """The value in the gold's unit, which is that of a quantity without one.
 
     A gold without a unit may be points, but is no percentage: 10% isn't 0.1, since who wrote the gold may mean either.

@@ -1,21 +1,14 @@
-"""What a person looks at when a pipeline has ended: the reward curve and the summary."""
+"""The summary that a person reads when a pipeline has ended."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from medgrpo.settings import Settings
-from medgrpo.tracking import history, log_files, run_url
-from medgrpo.types import Decision, EvalReport, Frozen, ModelVersionRef, RunRef, ServedAnswer
-
-CURVES = {
-    "train/reward": "total reward",
-    "train/rewards/correct/mean": "correct",
-    "train/rewards/format/mean": "format",
-}
+from medgrpo.tracking import run_url
+from medgrpo.types import Decision, EvalReport, Frozen, ModelVersionRef, Outcome, RunRef, ServedAnswer
 
 
-class Summary(Frozen):
-    """A finished pipeline."""
+class Findings(Frozen):
+    """What a comparison of a challenger with the incumbent is made of, and what came of it."""
 
     run: RunRef
     base: EvalReport
@@ -26,39 +19,26 @@ class Summary(Frozen):
     """What was served before, on the test rows."""
     challenger: EvalReport
     """The best checkpoint on the test rows."""
+    benchmarks: tuple[tuple[EvalReport, EvalReport], ...] = ()
+    """Challenger and incumbent on the rows of each benchmark."""
     version: ModelVersionRef
     decision: Decision
+
+
+class Summary(Findings):
+    """A finished pipeline."""
+
+    outcome: Outcome
     served: ServedAnswer
     curve: str
     """Path of the reward curve."""
-
-
-def draw_curve(run: RunRef, settings: Settings) -> Path:
-    """Draw rewards against steps, from the run's metrics, as a PNG; store it in the run too."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for metric, label in CURVES.items():
-        points = history(run.run_id, metric, settings)
-        if points:
-            axes.plot([step for step, _ in points], [value for _, value in points], marker=".", label=label)
-    axes.set(xlabel="step", ylabel="mean over the step's completions", title="Rewards during training")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path = settings.training(run.key) / "reward.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    log_files(run.run_id, [path], "plots", settings)
-    return path
+    page: str
+    """Path of the comparison's page."""
 
 
 def render(summary: Summary, settings: Settings) -> str:
     """The summary as text, with intervals on every figure."""
-    best, verdict = summary.challenger, "promoted" if summary.decision.promote else "NOT promoted"
+    best = summary.challenger
     version = f"{summary.version.name} version {summary.version.version}"
     lines = [
         f"Validation rows ({summary.base.rows}), on which the best checkpoint is chosen",
@@ -68,7 +48,7 @@ def render(summary: Summary, settings: Settings) -> str:
         *_table([("incumbent", summary.incumbent), (best.checkpoint.label, best)]),
         f"  paired difference in accuracy: {summary.decision.difference}",
         "",
-        f"Decision: {version} is {verdict}",
+        f"Decision: {version}: {summary.outcome}",
         *(f"  - {reason}" for reason in summary.decision.reasons),
         "",
         f"Asked the served stage ({summary.served.version}):",
@@ -76,6 +56,7 @@ def render(summary: Summary, settings: Settings) -> str:
         *(f"  {line}" for line in summary.served.completion.strip().splitlines()),
         "",
         f"Reward curve: {summary.curve}",
+        f"Whole report: {summary.page}",
         f"MLflow run:   {run_url(summary.run, settings)}",
         "Look at it:   medgrpo ui mlflow   and   medgrpo ui prefect",
     ]

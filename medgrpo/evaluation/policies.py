@@ -1,0 +1,61 @@
+"""Policies that share one base model in memory: the adapters are switched, the base is loaded once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from medgrpo.config import PolicyConfig
+from medgrpo.errors import NotFoundError
+from medgrpo.policy import Policy, adapter_digest, attach, load_base
+from medgrpo.settings import Settings
+from medgrpo.types import BaseRef, CheckpointRef
+
+
+class Policies:
+    """One base model, loaded when it is first needed, with at most one adapter on it at a time."""
+
+    def __init__(self, base: BaseRef, policy: PolicyConfig, settings: Settings) -> None:
+        self._base = base
+        self._policy = policy
+        self._settings = settings
+
+    @cached_property
+    def _plain(self) -> Policy:
+        return load_base(self._base.folder, self._policy.dtype, self._policy.load_in_4bit)
+
+    @contextmanager
+    def wearing(self, checkpoint: CheckpointRef) -> Iterator[Policy]:
+        """The base with a checkpoint's adapter; taken off again at the end.
+
+        Raises:
+            NotFoundError: the adapter isn't on this disk, or isn't what was stored.
+            BaseModelError: the base can't be loaded, or the adapter doesn't fit it.
+        """
+        if checkpoint.is_base:
+            yield self._plain
+            return
+        import torch
+
+        folder = adapter_folder(checkpoint, self._settings)  # before the base is loaded: that takes longer
+        policy = attach(self._plain, folder)
+        try:
+            yield policy
+        finally:
+            policy.model.unload()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # whether the next adapter is merged into a copy hangs on what is free
+
+
+def adapter_folder(checkpoint: CheckpointRef, settings: Settings) -> Path:
+    """Folder of a checkpoint's adapter, verified against its digest.
+
+    Raises:
+        NotFoundError: it isn't there, or isn't what was stored.
+    """
+    folder = settings.adapter(checkpoint.adapter_digest)
+    if not folder.is_dir():
+        raise NotFoundError(f"the adapter {checkpoint.adapter_digest} is not in {settings.root}: train again")
+    if adapter_digest(folder) != checkpoint.adapter_digest:
+        raise NotFoundError(f"the adapter in {folder} was changed: remove the folder and train again")
+    return folder
