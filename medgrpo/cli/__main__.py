@@ -1,0 +1,5 @@
+"""`python -m medgrpo.cli` is `medgrpo`."""
+
+from medgrpo.cli import main
+
+main()
