@@ -1,31 +1,59 @@
-"""What all stages have in common as Prefect tasks: content keys, JSON results, quiet failures."""
+"""What all stages have in common as Prefect tasks: content keys, JSON results, quiet failures, being forced."""
 
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
+from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import TaskRun
+from prefect.runtime import flow_run
 from prefect.states import State
 from prefect.tasks import Task
 
 from medgrpo.errors import RewardError, TrainingRefused, UserError
+from medgrpo.fingerprint import digest
+from medgrpo.redo import Redo, StageName, is_from
+from medgrpo.settings import Settings
 
 R = TypeVar("R")
 P = ParamSpec("P")
 log = logging.getLogger("medgrpo.tasks")
 
 Parameters = Mapping[str, Any]
+GPU = "gpu"
+"""Tag of stages that hold a policy in memory: `medgrpo deploy` limits how many of them run at once."""
+
+_start: ContextVar[StageName | None] = ContextVar("start", default=None)
+
+
+@contextmanager
+def starting_from(start: StageName | None) -> Iterator[None]:
+    """Inside, this stage and those after it are done again although they are finished; None: nothing is forced."""
+    token = _start.set(start)
+    try:
+        yield
+    finally:
+        _start.reset(token)
+
+
+def this_run() -> str:
+    """Id of the flow run that we are in: the same for every attempt at it."""
+    return str(flow_run.id or "")
 
 
 def stage(
     name: str,
     *,
+    of: StageName,
     key: Callable[[Parameters], str] | None = None,
     there: Callable[[Parameters], bool] | None = None,
+    forget: Callable[[Parameters], None] | None = None,
+    tags: Collection[str] = (),
     retries: int = 1,
     timeout_s: float = 3600,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -33,17 +61,41 @@ def stage(
 
     Args:
         name: as the CLI and the Prefect UI show it.
-        key: the content key under which a finished result is found again; none: the stage always runs.
+        of: the stage of `--from` that this belongs to.
+        key: the content key under which a finished result is found again; none: found again by a retry of the same
+            flow run alone.
         there: whether what the result points to is still on this disk; where it isn't, the stage runs again.
+        forget: removes what the library has stored of this work, so that a forced stage really does it again.
+        tags: tags of the task.
         retries: how often a failure that a retry can mend is retried.
         timeout_s: longest time of one attempt, in seconds.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        find_key = key or (lambda parameters: _key_of_this_run(name, parameters))
+
+        def bind(*args: P.args, **kwargs: P.kwargs) -> Parameters:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()  # Prefect calls with all of them: notes must have one name
+            return bound.arguments
+
+        @functools.wraps(function)
+        def work(*args: P.args, **kwargs: P.kwargs) -> R:
+            parameters = bind(*args, **kwargs)
+            redo = _find_redo(name, of, parameters)
+            if redo and redo.begin() and forget:
+                forget(parameters)
+            result = function(*args, **kwargs)
+            if redo:
+                redo.finish()
+            return result
+
         made = task(
-            function,
+            work,
             name=name,
-            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _, parameters: key(parameters)) if key else NO_CACHE,
+            tags=list(tags),
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _, parameters: find_key(parameters)),
             persist_result=True,
             result_serializer="json",
             retries=retries,
@@ -52,18 +104,30 @@ def stage(
             timeout_seconds=timeout_s,
             on_completion=[_announce],
         )
-        signature = inspect.signature(function)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            parameters = signature.bind(*args, **kwargs).arguments
-            chosen = made if there is None or there(parameters) else made.with_options(refresh_cache=True)
+            parameters = bind(*args, **kwargs)
+            redo = _find_redo(name, of, parameters)
+            is_stale = (redo and not redo.is_finished) or (there is not None and not there(parameters))
+            chosen = made.with_options(refresh_cache=True) if is_stale else made
             result: R = chosen(*args, **kwargs)
             return result
 
         return run
 
     return decorate
+
+
+def _key_of_this_run(name: str, parameters: Parameters) -> str:
+    return digest([name, this_run(), dict(parameters)])
+
+
+def _find_redo(name: str, of: StageName, parameters: Parameters) -> Redo | None:
+    """The notes of this work where it is forced."""
+    if not is_from(_start.get(), of):
+        return None
+    return Redo(this_run(), [name, dict(parameters)], Settings())
 
 
 def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
