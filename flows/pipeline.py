@@ -1,13 +1,13 @@
 """The pipeline: from a question set to a served, evaluated adapter. Run it with `medgrpo run CONFIG`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from pydantic import Field
 
+from flows.parameters import ConfigFile, Override
 from flows.recovery import give_up
 from medgrpo.config import Config
 from medgrpo.config_file import read_config
@@ -27,11 +27,6 @@ from tasks.track import close_run, fail_run, find_finished, open_run
 from tasks.train import train
 from tasks.validate import validate
 
-ConfigFile = Annotated[
-    str, Field(pattern=r"\.(toml|json)$", description="A config file of the worker's machine, as configs/laptop.toml.")
-]
-"""What the form of a deployment asks for first."""
-Override = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.-]*=.*$", description="KEY=VALUE, as in grpo.beta=0.01.")]
 HOOKS: Any = {"on_failure": [fail_run], "on_crashed": [fail_run], "on_cancellation": [fail_run]}
 
 
