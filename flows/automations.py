@@ -24,9 +24,8 @@ RETRIED_TAG = "gpu"
 """Tag of the flow runs that are tried again by themselves: trainings, which go on where they were."""
 BLOCK = "medgrpo-notices"
 """Name of the block that `--notify-url` makes."""
-ENDS = {
-    f"prefect.flow-run.{name}" for name in ("Completed", "NothingNew", "Failed", "TimedOut", "Cancelled", "Crashed")
-}
+END_STATES = ("Completed", "NothingNew", "Failed", "TimedOut", "Cancelled", "Crashed")
+ENDS = {f"prefect.flow-run.{name}" for name in END_STATES}
 BEAT = "prefect.flow-run.heartbeat"
 RUN_TEXT = """{{ flow.name }}: flow run {{ flow_run.name }} is {{ flow_run.state.name }}
 {{ flow_run.state.message }}
@@ -139,9 +138,7 @@ def find_block(client: SyncPrefectClient, slug: str) -> UUID:
     try:
         found: UUID = client.read_block_document_by_name(name, kind, include_secrets=False).id
     except ObjectNotFound as error:
-        raise NotFoundError(
-            f"there is no block '{slug}': `prefect block ls` shows TYPE/NAME of those there are"
-        ) from error
+        raise NotFoundError(f"there is no block '{slug}': see `prefect block ls`, and write TYPE/NAME") from error
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import anyio
@@ -31,7 +31,7 @@ ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S), "PREFECT_L
 SLUG = "medgrpo"
 """Name of the schedule that `medgrpo deploy` writes; others are left alone."""
 
-Schedule = CronSchedule | IntervalSchedule
+Schedule: TypeAlias = CronSchedule | IntervalSchedule
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,8 @@ def parse_schedule(cron: str, interval: str, timezone: str) -> Schedule | None:
         if cron:
             return CronSchedule(cron=cron, timezone=timezone)
         if interval:
-            return IntervalSchedule(
-                interval=timedelta(**{units[interval[-1]]: float(interval[:-1])}), timezone=timezone
-            )
+            length = timedelta(**{units[interval[-1]]: float(interval[:-1])})
+            return IntervalSchedule(interval=length, timezone=timezone)
     except (ValidationError, ValueError, KeyError) as error:
         told = f"--cron '{cron}'" if cron else f"--interval '{interval}'"
         raise UserError(f"{told} can't be read: write --cron '0 2 * * 0', or --interval 6h (s, m, h or d)") from error
@@ -212,7 +211,7 @@ def _request(wanted: Deployed, place: Place, found: DeploymentResponse | None) -
         for one in (found.schedules if found else [])
         if wanted.schedule is None or one.slug != SLUG
     ]
-    ours = [DeploymentScheduleCreate(schedule=wanted.schedule, slug=SLUG)] if wanted.schedule else []
+    ours: list[Any] = [DeploymentScheduleCreate(schedule=wanted.schedule, slug=SLUG)] if wanted.schedule else []
     return {
         "name": wanted.name,
         "description": wanted.description,
@@ -241,8 +240,8 @@ def _said(found: DeploymentResponse) -> dict[str, Any]:
         )
         for one in found.schedules
     ]
-    names = ("name", "description", "tags", "entrypoint", "parameters", "parameter_openapi_schema")
-    names += ("enforce_parameter_schema", "work_pool_name", "pull_steps", "job_variables")
+    names = ["name", "description", "tags", "entrypoint", "parameters", "parameter_openapi_schema"]
+    names += ["enforce_parameter_schema", "work_pool_name", "pull_steps", "job_variables"]
     limit = found.global_concurrency_limit.limit if found.global_concurrency_limit else None
     return {name: getattr(found, name) for name in names} | {"schedules": schedules, "concurrency_limit": limit}
 

@@ -98,7 +98,7 @@ def test_prefect_yaml_says_the_same(on_server: str) -> None:
 
     path = "configs/llama31-8b.toml"
     written = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    meant = [one for one in flows_of(target("llama31-8b", path), None)]
+    meant = list(flows_of(target("llama31-8b", path), None))
     for entry, flow in zip(written, meant, strict=True):
         assert entry["name"] == flow.name
         for key in ("entrypoint", "tags", "description", "parameters"):
