@@ -218,7 +218,8 @@ def _request(wanted: Deployed, place: Place, found: DeploymentResponse | None) -
         "tags": wanted.tags,
         "entrypoint": wanted.entrypoint,
         "parameters": wanted.parameters,
-        "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi(),
+        "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi()
+        | {"additionalProperties": False},
         "enforce_parameter_schema": True,
         "concurrency_limit": wanted.concurrency_limit,
         "work_pool_name": place.pool,
