@@ -11,8 +11,12 @@ import httpx
 import pytest
 import yaml
 from conftest import ROOT
+from prefect_server import until
 
+from medgrpo import registry, tracking
 from medgrpo.errors import UserError
+from medgrpo.processes import end_group
+from medgrpo.settings import Settings
 
 SMOKE = str(ROOT / "configs" / "smoke.toml")
 
@@ -134,3 +138,89 @@ def test_no_server_is_one_clear_message(tmp_path: Path) -> None:
     assert away.returncode == 2
     assert away.stderr.startswith("medgrpo: no Prefect server answers at http://127.0.0.1:9/api")
     assert "Traceback" not in away.stderr
+
+
+# --- a scheduled run, from the clock to the registry
+
+
+@pytest.fixture
+def worker(on_server: str, settings: Settings, tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A real process worker."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "scheduled", "--type", "process"]
+    environment = os.environ | {
+        "MEDGRPO_HOME": str(settings.root),
+        "PREFECT_API_URL": on_server,
+        "PREFECT_LOCAL_STORAGE_PATH": str(settings.root / "results"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    with (tmp_path / "worker.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            end_group(process, 20)
+
+
+def flow_runs(api: httpx.Client, deployment: str) -> list[Any]:
+    wanted = {"deployments": {"id": {"any_": [deployment]}}, "sort": "START_TIME_ASC"}
+    return list(api.post("/flow_runs/filter", json=wanted).raise_for_status().json())
+
+
+def ended(api: httpx.Client, run: str) -> Any:
+    """The flow run once it has ended."""
+    return until(
+        lambda: (
+            found
+            if (found := api.get(f"/flow_runs/{run}").json())["state_type"] in ("COMPLETED", "FAILED", "CRASHED")
+            else None
+        ),
+        f"flow run {run} did not end",
+    )
+
+
+@pytest.mark.slow
+def test_a_scheduled_run_trains_registers_and_decides(
+    on_server: str, api: httpx.Client, worker: Any, settings: Settings, tmp_path: Path
+) -> None:
+    from flows.deploy import parse_schedule
+
+    overrides = ["name=scheduled", "grpo.steps=2", "grpo.checkpoints=1", "grpo.num_generations=4"]
+    overrides += ["grpo.prompts_per_step=2", "data.source.rows=60", "data.validation_rows=6", "data.test_rows=12"]
+    place = {"pool": "scheduled", "directory": str(tmp_path)}
+    changes([target("scheduled", SMOKE, overrides)], schedule=parse_schedule("", "15s", "UTC"), **place)
+    deployment = read(api, "medgrpo-train/scheduled")
+    first = until(
+        lambda: next((one for one in flow_runs(api, deployment["id"]) if one["state_type"] != "SCHEDULED"), None),
+        "the worker took up no scheduled run",
+        worker,
+    )
+    assert first["auto_scheduled"]
+    schedule = deployment["schedules"][0]["id"]
+    api.patch(f"/deployments/{deployment['id']}/schedules/{schedule}", json={"active": False}).raise_for_status()
+    done = ended(api, first["id"])
+    assert done["state_name"] == "Completed", done["state"]
+
+    version = registry.get("scheduled", 1, settings)
+    assert registry.read_decision(version, settings).reasons
+    key = tracking.connect(settings).get_run(version.run_id).data.tags[tracking.KEY_TAG]
+    log = settings.training(key) / "train.log"
+    trained = log.stat().st_size
+
+    again = api.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).raise_for_status().json()
+    nothing = ended(api, again["id"])
+    assert (nothing["state_type"], nothing["state_name"]) == ("COMPLETED", "NothingNew")
+    assert "scheduled version 1" in nothing["state"]["message"]
+    assert nothing["total_run_time"] < 20
+    tasks = {
+        run["name"] for run in api.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [again["id"]]}}}).json()
+    }
+    assert {name.rsplit("-", 1)[0] for name in tasks} == {"resolve-base", "prepare", "find-finished"}
+    assert log.stat().st_size == trained
+
+    changed = {"parameters": {"overrides": [*overrides, "data.source.rows=64"]}}
+    more = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=changed).raise_for_status().json()
+    assert ended(api, more["id"])["state_name"] == "Completed"
+    assert registry.get("scheduled", 2, settings).run_id != version.run_id
