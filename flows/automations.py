@@ -29,7 +29,7 @@ ENDS = {f"prefect.flow-run.{name}" for name in END_STATES}
 BEAT = "prefect.flow-run.heartbeat"
 RUN_TEXT = """{{ flow.name }}: flow run {{ flow_run.name }} is {{ flow_run.state.name }}
 {{ flow_run.state.message }}
-{{ flow_run|ui_url }}"""
+flow run {{ flow_run.id }}, at {{ flow_run|ui_url }}"""
 MODEL_TEXT = """{{ event.resource.name }} version {{ event.payload.version }} {{ what }}, by {{ event.payload.who }}
 {% for reason in event.payload.reasons %}- {{ reason }}
 {% endfor %}"""

@@ -20,6 +20,9 @@ from medgrpo.settings import Settings
 
 START_TIMEOUT_S = 120
 GRACE_S = 10
+_OFF = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "TRIGGERS")
+_SERVICES = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OFF}
+"""A server for one run schedules nothing. Task runs are recorded: without that service no UI would ever show them."""
 
 
 def run_pipeline(config: Config, settings: Settings, start_from: StageName | None = None) -> Summary:
@@ -62,9 +65,11 @@ def _start_server(settings: Settings) -> str:
     url = f"http://{HOST}:{port}/api"
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     log = settings.prefect_home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services"]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=os.environ | _SERVICES, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     atexit.register(end_group, process, GRACE_S)
     _wait_until_ready(url, process, str(log))
     return url

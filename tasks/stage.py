@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
@@ -70,32 +71,14 @@ def stage(
         retries: how often a failure that a retry can mend is retried.
         timeout_s: longest time of one attempt, in seconds.
     """
+    settings = _Stage(name, of, key, there, forget)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-        find_key = key or (lambda parameters: _key_of_this_run(name, parameters))
-
-        def bind(*args: P.args, **kwargs: P.kwargs) -> Parameters:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()  # Prefect calls with all of them: notes must have one name
-            return bound.arguments
-
-        @functools.wraps(function)
-        def work(*args: P.args, **kwargs: P.kwargs) -> R:
-            parameters = bind(*args, **kwargs)
-            redo = _find_redo(name, of, parameters)
-            if redo and redo.begin() and forget:
-                forget(parameters)
-            result = function(*args, **kwargs)
-            if redo:
-                redo.finish()
-            return result
-
         made = task(
-            work,
+            _noting(function, settings),
             name=name,
             tags=list(tags),
-            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _, parameters: find_key(parameters)),
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _, parameters: settings.find_key(parameters)),
             persist_result=True,
             result_serializer="json",
             retries=retries,
@@ -107,11 +90,8 @@ def stage(
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            parameters = bind(*args, **kwargs)
-            redo = _find_redo(name, of, parameters)
-            is_stale = (redo and not redo.is_finished) or (there is not None and not there(parameters))
-            chosen = made.with_options(refresh_cache=True) if is_stale else made
-            result: R = chosen(*args, **kwargs)
+            is_stale = settings.is_stale(_bind(function, *args, **kwargs))
+            result: R = (made.with_options(refresh_cache=True) if is_stale else made)(*args, **kwargs)
             return result
 
         return run
@@ -119,15 +99,55 @@ def stage(
     return decorate
 
 
-def _key_of_this_run(name: str, parameters: Parameters) -> str:
-    return digest([name, this_run(), dict(parameters)])
+@dataclass(frozen=True)
+class _Stage:
+    """How a stage's results are found, and forgotten; the fields are described at `stage`."""
+
+    name: str
+    of: StageName
+    key: Callable[[Parameters], str] | None
+    there: Callable[[Parameters], bool] | None
+    forget: Callable[[Parameters], None] | None
+
+    def find_key(self, parameters: Parameters) -> str:
+        """The key of a result; without a content key that of this flow run."""
+        return self.key(parameters) if self.key else digest([self.name, this_run(), dict(parameters)])
+
+    def find_redo(self, parameters: Parameters) -> Redo | None:
+        """The notes of this work where it is forced."""
+        if not is_from(_start.get(), self.of):
+            return None
+        return Redo(this_run(), [self.name, dict(parameters)], Settings())
+
+    def is_stale(self, parameters: Parameters) -> bool:
+        """Whether a stored result may not be used: it is forced, or what it points to is gone."""
+        redo = self.find_redo(parameters)
+        is_forced = redo is not None and not redo.is_finished
+        return is_forced or (self.there is not None and not self.there(parameters))
 
 
-def _find_redo(name: str, of: StageName, parameters: Parameters) -> Redo | None:
-    """The notes of this work where it is forced."""
-    if not is_from(_start.get(), of):
-        return None
-    return Redo(this_run(), [name, dict(parameters)], Settings())
+def _noting(function: Callable[P, R], settings: _Stage) -> Callable[P, R]:
+    """The function, with notes about its work where that is forced."""
+
+    @functools.wraps(function)
+    def work(*args: P.args, **kwargs: P.kwargs) -> R:
+        parameters = _bind(function, *args, **kwargs)
+        redo = settings.find_redo(parameters)
+        if redo and redo.begin() and settings.forget:
+            settings.forget(parameters)
+        result = function(*args, **kwargs)
+        if redo:
+            redo.finish()
+        return result
+
+    return work
+
+
+def _bind(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Parameters:
+    """All parameters by name, defaults too: Prefect calls with all of them, and notes must have one name."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -113,7 +113,7 @@ def test_a_failed_flow_run_reaches_the_webhook(deployed: Any, receiver: Receiver
         client.set_flow_run_state(run.id, Failed(message="AUROC of the reward is missing"), force=True)
     message = receiver.wait_for(run.name, "Failed")
     assert "AUROC of the reward is missing" in message["body"]
-    assert str(run.id) in message["body"], "the message links the flow run"
+    assert str(run.id) in message["body"], "the message names the flow run"
 
 
 def test_the_secret_part_of_a_url_is_hidden(deployed: Any, on_server: str) -> None:
