@@ -1,6 +1,7 @@
 """Automations on a Prefect server: bring back what crashed or fell silent, and tell people what happened."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -146,7 +147,7 @@ def _tagged(tag: str) -> dict[str, str | list[str]]:
     return {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"}
 
 
-def _said(automation: AutomationCore) -> dict[str, object]:
+def _said(automation: AutomationCore) -> Any:
     """What an automation says, without what the server adds."""
     core = AutomationCore.model_validate(automation.model_dump())
     return core.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
