@@ -8,7 +8,7 @@ from typing import Any
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare as prepare_dataset
-from medgrpo.fingerprint import digest
+from medgrpo.fingerprint import digest, write_whole
 from medgrpo.keys import data_source
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
@@ -41,12 +41,26 @@ def _key(parameters: Parameters) -> str:
     return digest(["prepare", this_run(), config, base, files, data_source()])
 
 
+def _note(parameters: Parameters) -> Path:
+    """File that says which dataset was prepared: it is lost together with the home folder."""
+    return Settings().root / "prepared" / _key(parameters)
+
+
+def _there(parameters: Parameters) -> bool:
+    note, settings = _note(parameters), Settings()
+    return note.is_file() and settings.dataset(note.read_text(encoding="utf-8")).is_dir()
+
+
 def _forget(parameters: Parameters) -> None:
     dataset = prepare_dataset(parameters["config"], parameters["base"], Settings())
     shutil.rmtree(Settings().dataset(dataset.key), ignore_errors=True)
 
 
-@stage("prepare", of="prepare", key=_key, forget=_forget)
+@stage("prepare", of="prepare", key=_key, there=_there, forget=_forget)
 def prepare(config: Config, base: BaseRef) -> DatasetRef:
     """Load, clean and split the questions. Their key is their content: they are read each time, and stored once."""
-    return prepare_dataset(config, base, Settings())
+    dataset: DatasetRef = prepare_dataset(config, base, Settings())
+    note = _note({"config": config, "base": base})
+    note.parent.mkdir(exist_ok=True)
+    write_whole(note, dataset.key)
+    return dataset
