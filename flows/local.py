@@ -14,28 +14,43 @@ from medgrpo.config import Config
 from medgrpo.environment import HOST, prefect_variables
 from medgrpo.errors import MedgrpoError
 from medgrpo.processes import end_group
+from medgrpo.redo import StageName
 from medgrpo.report import Summary
 from medgrpo.settings import Settings
 
 START_TIMEOUT_S = 120
 GRACE_S = 10
+_OFF = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "TRIGGERS")
+_SERVICES = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _OFF}
+"""A server for one run schedules nothing. Task runs are recorded: without that service no UI would ever show them."""
 
 
-def run_pipeline(config: Config, settings: Settings) -> Summary:
-    """Run the flow here, against the server that `PREFECT_API_URL` names, or one that lives as long as the run."""
+def run_pipeline(config: Config, settings: Settings, start_from: StageName | None = None) -> Summary:
+    """Run the flow here, against the server that `PREFECT_API_URL` names, or one that lives as long as the run.
+
+    Args:
+        start_from: do this stage and those after it again, also where they are finished.
+    """
+    connect(settings)
+    from flows.pipeline import pipeline
+
+    summary: Summary = pipeline(config, start_from)
+    return summary
+
+
+def connect(settings: Settings) -> None:
+    """Make Prefect ready for this process: its server, its folders, its logs. Prefect is imported only after this."""
     for name, value in prefect_variables(settings).items():
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ:
         os.environ["PREFECT_API_URL"] = _start_server(settings)
-    from flows.pipeline import pipeline  # Prefect reads its settings when it is first imported
+    import prefect  # noqa: F401  (reads its settings when it is first imported, and sets up logging)
 
     own = logging.getLogger("medgrpo")
     # Prefect adds a console handler for its workers; here a person watches, and the command line has its own.
     own.handlers = [handler for handler in own.handlers if type(handler).__name__ != "PrefectConsoleHandler"]
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_trace)
-    summary: Summary = pipeline(config)
-    return summary
 
 
 def _start_server(settings: Settings) -> str:
@@ -50,9 +65,11 @@ def _start_server(settings: Settings) -> str:
     url = f"http://{HOST}:{port}/api"
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     log = settings.prefect_home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services"]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=os.environ | _SERVICES, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     atexit.register(end_group, process, GRACE_S)
     _wait_until_ready(url, process, str(log))
     return url

@@ -7,6 +7,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
 
+from flows.parameters import ConfigFile, Override
 from medgrpo.config_file import read_config
 from medgrpo.promotion import Proposal, describe
 from medgrpo.types import Outcome
@@ -27,14 +28,15 @@ class Approval(RunInput):
 
 
 @flow(name="medgrpo-promotion")
-def promotion(config_path: str, poll_s: int = 10) -> Outcome:
+def promotion(config_path: ConfigFile, poll_s: int = 10, overrides: list[Override] | None = None) -> Outcome:
     """Ask a person about the challenger of a config, and do what they say, as far as the gate allows it.
 
     Args:
         config_path: a file on the worker's machine.
         poll_s: seconds between two looks at whether the form is filled in.
+        overrides: keys of the config with other values.
     """
-    config = read_config(Path(config_path))
+    config = read_config(Path(config_path), overrides or ())
     proposal: Proposal = read_proposal(config)
     if not proposal.decision.promote:
         return promote(config, proposal)

@@ -96,6 +96,12 @@ def refuse(version: ModelVersionRef, decision: Decision, mover: Mover, settings:
         _add(version, lambda _: entry, settings)
 
 
+def position(name: str, settings: Settings) -> list[str | int | None]:
+    """Who is champion and what the log says last: the same as long as nobody moves anything."""
+    aliases = read_aliases(name, settings)
+    return [aliases.champion, aliases.previous, read_log(name, settings).head]
+
+
 def settle(name: str, check: Check, settings: Settings) -> None:
     """Finish a move that was cut off.
 

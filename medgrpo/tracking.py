@@ -16,11 +16,13 @@ from medgrpo.types import CheckpointRef, DatasetRef, EvalReport, Frozen, RunRef,
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
     from pandas import DataFrame
 
 KEY_TAG = "medgrpo.key"
 FLOW_RUN_TAG = "prefect.flow_run_id"
+RETIRED_TAG = "medgrpo.key_before"
+"""Key of a run whose training was done once more, with `--from`."""
 MAX_PARAM = 500
 """MLflow's longest parameter value, in characters, that every store takes."""
 
@@ -75,6 +77,30 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
     for name, value in tags.items():
         client.set_tag(run.info.run_id, name, value)
     return RunRef(run_id=run.info.run_id, key=key, experiment_id=experiment)
+
+
+def find_run(config: Config, key: str, settings: Settings) -> "Run | None":
+    """The run of a training key, or None; creates nothing."""
+    client = connect(settings)
+    experiment = client.get_experiment_by_name(config.model_name)
+    if experiment is None:
+        return None
+    found = client.search_runs([experiment.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+    return found[0] if found else None
+
+
+def is_open_for(config: Config, key: str, flow_run_id: str, settings: Settings) -> bool:
+    """Whether a training key's run is open, and a flow run works on it."""
+    run = find_run(config, key, settings)
+    return run is not None and run.info.status == "RUNNING" and run.data.tags.get(FLOW_RUN_TAG) == flow_run_id
+
+
+def retire_run(config: Config, key: str, settings: Settings) -> None:
+    """Let a training key's run be found no more, so that a training from the start gets a run of its own."""
+    if run := find_run(config, key, settings):
+        client = connect(settings)
+        client.set_tag(run.info.run_id, RETIRED_TAG, key)
+        client.delete_tag(run.info.run_id, KEY_TAG)
 
 
 def run_url(run: RunRef, settings: Settings) -> str:

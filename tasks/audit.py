@@ -1,5 +1,7 @@
 """Stage: the rewards prove themselves on the train rows."""
 
+import shutil
+
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from medgrpo.audit.audit import audit_for_run, audit_key, page_path, read_audit
@@ -10,7 +12,7 @@ from medgrpo.fingerprint import digest
 from medgrpo.settings import Settings
 from medgrpo.tracking import run_url
 from medgrpo.types import BaseRef, DatasetRef, RunRef
-from tasks.stage import Parameters, stage
+from tasks.stage import GPU, Parameters, stage
 
 
 def _key(parameters: Parameters) -> str:
@@ -22,7 +24,12 @@ def _there(parameters: Parameters) -> bool:
     return read_audit(parameters["config"], parameters["base"], parameters["dataset"], Settings()) is not None
 
 
-@stage("audit", key=_key, there=_there)
+def _forget(parameters: Parameters) -> None:
+    page = page_path(parameters["config"], parameters["base"], parameters["dataset"], Settings())
+    shutil.rmtree(page.parent, ignore_errors=True)
+
+
+@stage("audit", of="audit", key=_key, there=_there, forget=_forget, tags=[GPU])
 def audit(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef) -> AuditReport:
     """Refuse rewards that pay for a cheat or withhold marks from a gold answer; MLflow and Prefect get the report."""
     settings = Settings()

@@ -1,5 +1,7 @@
 """Stage: evaluate policies on one set of rows."""
 
+import shutil
+
 from medgrpo.config import Config
 from medgrpo.evaluation import evaluate_all as evaluate_checkpoints
 from medgrpo.evaluation import publish, read_report
@@ -7,7 +9,7 @@ from medgrpo.fingerprint import digest
 from medgrpo.keys import eval_key
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, RunRef, Split
-from tasks.stage import Parameters, stage
+from tasks.stage import GPU, Parameters, stage
 
 
 def _eval_keys(parameters: Parameters) -> list[str]:
@@ -28,7 +30,12 @@ def _there(parameters: Parameters) -> bool:
     return all(read_report(key, Settings()) is not None for key in _eval_keys(parameters))
 
 
-@stage("evaluate", key=_key, there=_there)
+def _forget(parameters: Parameters) -> None:
+    for key in _eval_keys(parameters):
+        shutil.rmtree(Settings().evaluation(key), ignore_errors=True)
+
+
+@stage("evaluate", of="evaluate", key=_key, there=_there, forget=_forget, tags=[GPU])
 def evaluate(
     config: Config,
     base: BaseRef,
@@ -44,7 +51,7 @@ def evaluate(
     return report
 
 
-@stage("evaluate all", key=_key, there=_there, timeout_s=6 * 3600)
+@stage("evaluate all", of="evaluate", key=_key, there=_there, forget=_forget, tags=[GPU], timeout_s=6 * 3600)
 def evaluate_all(
     config: Config,
     base: BaseRef,

@@ -5,22 +5,30 @@ from collections.abc import Sequence
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from medgrpo import promotion
+from medgrpo import moves, promotion
 from medgrpo.audit_log import Mover
 from medgrpo.config import Config
+from medgrpo.fingerprint import digest
 from medgrpo.promotion import Incumbent, Proposal
 from medgrpo.settings import Settings
 from medgrpo.types import DatasetRef, EvalReport, ModelVersionRef, Outcome
-from tasks.stage import stage
+from tasks.notices import tell
+from tasks.stage import GPU, Parameters, stage, this_run
 
 
-@stage("find-incumbent", retries=3)
+def _incumbent_key(parameters: Parameters) -> str:
+    """Found again as long as nobody has moved the champion; a move that was cut off is finished first."""
+    name, settings = parameters["config"].model_name, Settings()
+    return digest(["find-incumbent", this_run(), parameters["config"], moves.position(name, settings)])
+
+
+@stage("find-incumbent", of="evaluate", key=_incumbent_key, retries=3)
 def find_incumbent(config: Config) -> Incumbent:
     """What the challenger must beat: the champion, or the base model where there is none."""
     return promotion.find_incumbent(config, Settings())
 
 
-@stage("decide", retries=3)
+@stage("decide", of="promote", retries=3)
 def decide(
     config: Config,
     dataset: DatasetRef,
@@ -43,13 +51,13 @@ def decide(
     return proposal
 
 
-@stage("read-proposal", retries=3)
+@stage("read-proposal", of="promote", retries=3)
 def read_proposal(config: Config) -> Proposal:
     """The challenger with the decision that is stored about it."""
     return promotion.read_proposal(config, Settings())
 
 
-@stage("promote", retries=3)
+@stage("promote", of="promote", tags=[GPU], retries=3)
 def promote(config: Config, proposal: Proposal, who: str = "", reason: str = "") -> Outcome:
     """Move the champion where decision and config allow it, or note the refusal.
 
@@ -58,13 +66,18 @@ def promote(config: Config, proposal: Proposal, who: str = "", reason: str = "")
         reason: what that person said.
     """
     mover = Mover(who=_mover(who), reason=reason, approved=bool(who))
-    return promotion.carry_out(config, proposal, mover, Settings())
+    outcome: Outcome = promotion.carry_out(config, proposal, mover, Settings())
+    tell(proposal, outcome, mover.who)
+    return outcome
 
 
-@stage("turn-down", retries=3)
+@stage("turn-down", of="promote", retries=3)
 def turn_down(proposal: Proposal, who: str, reason: str) -> Outcome:
     """Note that a person doesn't approve of a promotion."""
-    return promotion.turn_down(proposal, Mover(who=_mover(who), reason=reason), Settings())
+    mover = Mover(who=_mover(who), reason=reason)
+    outcome: Outcome = promotion.turn_down(proposal, mover, Settings())
+    tell(proposal, outcome, mover.who)
+    return outcome
 
 
 def _mover(who: str) -> str:

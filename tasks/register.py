@@ -7,7 +7,7 @@ from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, ModelVersionRef, R
 from tasks.stage import stage
 
 
-@stage("register", retries=3)
+@stage("register", of="register", retries=3)
 def register(
     config: Config,
     base: BaseRef,

@@ -1,6 +1,7 @@
 """Stages: open and close the MLflow run that the pipeline writes to."""
 
 from typing import Any
+from uuid import uuid4
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
@@ -9,16 +10,33 @@ from prefect.runtime import flow_run
 from prefect.states import State
 
 from medgrpo.config import Config
-from medgrpo.keys import noted_train_key
+from medgrpo.finished import find_outcome, note_finished
+from medgrpo.keys import noted_train_key, train_key
 from medgrpo.settings import Settings
-from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, run_url
+from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, is_open_for, retire_run, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
 from medgrpo.tracking import open_run as open_mlflow_run
 from medgrpo.types import BaseRef, DatasetRef, RunRef
-from tasks.stage import stage
+from tasks.stage import Parameters, stage, this_run
 
 
-@stage("open-run", retries=3)
+def _never_again(parameters: Parameters) -> str:
+    """Asked each time: what it looks at changes without us."""
+    return f"find-finished-{uuid4()}"
+
+
+def _is_open(parameters: Parameters) -> bool:
+    """Whether the MLflow run is still open for this flow run: a failure has closed it."""
+    config, dataset, base = parameters["config"], parameters["dataset"], parameters["base"]
+    return is_open_for(config, train_key(config, dataset, base), this_run(), Settings())
+
+
+def _forget(parameters: Parameters) -> None:
+    config, dataset, base = parameters["config"], parameters["dataset"], parameters["base"]
+    retire_run(config, train_key(config, dataset, base), Settings())
+
+
+@stage("open-run", of="train", there=_is_open, forget=_forget, retries=3)
 def open_run(config: Config, base: BaseRef, dataset: DatasetRef) -> RunRef:
     """Find or create the MLflow run of this training key, and tell it which flow run works on it."""
     tags = {
@@ -33,10 +51,21 @@ def open_run(config: Config, base: BaseRef, dataset: DatasetRef) -> RunRef:
     return run
 
 
-@stage("close-run", retries=3)
-def close_run(run: RunRef) -> None:
-    """Mark the MLflow run as finished."""
+@stage("find-finished", of="train", key=_never_again, retries=3)
+def find_finished(config: Config, base: BaseRef, dataset: DatasetRef) -> str:
+    """What an earlier run of the same config, rows and code has come to, while its champion is the champion."""
+    return find_outcome(config, base, dataset, Settings())
+
+
+@stage("close-run", of="promote", retries=3)
+def close_run(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, told: str) -> None:
+    """Mark the MLflow run as finished, and note for later runs that there is nothing to do.
+
+    Args:
+        told: what has come of it, for people.
+    """
     close_mlflow_run(run.run_id, Settings())
+    note_finished(config, base, dataset, run, told, Settings())
 
 
 def fail_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:

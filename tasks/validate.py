@@ -1,5 +1,7 @@
 """Stage: check the questions with Great Expectations."""
 
+import shutil
+
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from medgrpo.config import Config
@@ -21,7 +23,12 @@ def _there(parameters: Parameters) -> bool:
     return read_report(parameters["config"], parameters["dataset"], Settings()) is not None
 
 
-@stage("validate", key=_key, there=_there)
+def _forget(parameters: Parameters) -> None:
+    folder = report_folder(parameters["config"], parameters["dataset"], Settings())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@stage("validate", of="validate", key=_key, there=_there, forget=_forget)
 def validate(config: Config, dataset: DatasetRef, run: RunRef) -> ValidationReport:
     """Check the questions; the report goes to MLflow and Prefect whether they pass or not."""
     settings = Settings()

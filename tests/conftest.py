@@ -1,6 +1,7 @@
 """What tests share: one home folder with a tiny policy and a few questions, made once."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # A tiny model is fastest on one thread; more would only slow down the servers and processes that tests start.
@@ -66,3 +67,23 @@ def medmcqa(shared_data: Path) -> list[Example]:
     """The MedMCQA cut, with a row's place as its id."""
     source = PresetSource(name="medmcqa", path=str(shared_data / "medmcqa" / "dev_first2000.jsonl"))
     return [example.model_copy(update={"id": str(place)}) for place, example in enumerate(source.load(0))]
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Prefect server with its services; one for all tests of a process."""
+    from prefect_server import prefect_server
+
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
+
+
+@pytest.fixture
+def on_server(prefect_api: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Let this process, and those that it starts, use that server and the session's home folder."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setenv("MEDGRPO_HOME", str(settings.root))
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield prefect_api

@@ -389,15 +389,15 @@ def test_prefect_reads_the_deployments_as_they_are_written() -> None:
     assert set(written) <= known
     assert all(set(one) <= set(DeploymentConfig.model_fields) for one in deployments().values())
     assert written["prefect-version"] == importlib.metadata.version("prefect")
-    assert [(one.name, one.concurrency_limit) for one in read.deployments] == [("train", 1), ("promote", None)]
-    (schedule,) = deployments()["train"]["schedules"]
+    assert [(one.name, one.concurrency_limit) for one in read.deployments] == [("llama31-8b", 1), ("llama31-8b", None)]
+    (schedule,) = deployments()["train_from_file"]["schedules"]
     assert schedule["active"] is False
     assert set(schedule) <= {"cron", "timezone", "slug", "active"}
     cron = {"cron": schedule["cron"], "timezone": schedule["timezone"]}
     assert not DeploymentScheduleCreate(schedule=cron, active=schedule["active"], slug=schedule["slug"]).active
 
 
-@pytest.mark.parametrize("deployment", ["train", "promote"])
+@pytest.mark.parametrize("deployment", ["train_from_file", "promotion"])
 def test_a_deployment_names_a_flow_that_takes_its_parameters(deployment: str) -> None:
     """By the syntax tree: importing the flow would need the whole stack."""
     one = deployments()[deployment]
@@ -443,5 +443,5 @@ def prefect_yaml() -> dict[str, Any]:
 
 
 def deployments() -> dict[str, dict[str, Any]]:
-    """By name."""
-    return {one["name"]: one for one in prefect_yaml()["deployments"]}
+    """By the flow's function: deployments are called after their config."""
+    return {one["entrypoint"].partition(":")[2]: one for one in prefect_yaml()["deployments"]}

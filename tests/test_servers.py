@@ -69,8 +69,8 @@ def test_the_flow_deploys_from_prefect_yaml(api: str) -> None:
             [*prefect, *command], env=environment, cwd=root, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    deployment = httpx.get(f"{api}/deployments/name/medgrpo-train/train").json()
-    assert deployment["parameters"] == {"config_path": "configs/llama31-8b.toml"}
+    deployment = httpx.get(f"{api}/deployments/name/medgrpo-train/llama31-8b").json()
+    assert deployment["parameters"] == {"config_path": "configs/llama31-8b.toml", "overrides": []}
     assert deployment["schedules"][0]["active"] is False
 
 

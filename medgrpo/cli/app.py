@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medgrpo.redo import STAGES, StageName
+
 if TYPE_CHECKING:
     from medgrpo.stages import Stages
 
@@ -22,6 +24,10 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML config, for example configs/laptop.toml.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in grpo.beta=0.01.")
+]
+StartFrom = Annotated[
+    StageName | None,
+    typer.Option("--from", metavar="STAGE", help=f"Do this stage and those after it again: {', '.join(STAGES)}."),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medgrpo.cli.app import ConfigPath, Overrides, app, read_stages
+from medgrpo.cli.app import ConfigPath, Overrides, StartFrom, app, read_stages
 from medgrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ SplitName = Literal["validation", "test"]
 
 
 @app.command(rich_help_panel="Pipeline")
-def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
+def run(config_path: ConfigPath, overrides: Overrides = None, start_from: StartFrom = None) -> None:
     """Run the whole pipeline as a Prefect flow: data, training, evaluation, registry, gate, served answer.
 
     Example:  medgrpo run configs/laptop.toml --set grpo.steps=60
@@ -28,7 +28,7 @@ def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
     config = read_config(config_path, overrides or ())
     settings = Settings()
-    print(render(run_pipeline(config, settings), settings))
+    print(render(run_pipeline(config, settings, start_from), settings))
 
 
 @app.command(rich_help_panel="Pipeline")

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -78,6 +79,14 @@ def _train_once(
         refuse_early(config, base, dataset.rows["train"], longest, settings.processes)
         job = Job(config=config, base=base, dataset=dataset, run_id=run.run_id, output=str(output), settings=settings)
         _run_process(job, output, lock)
+
+
+def set_aside(output: Path) -> None:
+    """Rename a training's folder, so that it starts from the first step again; one older folder is kept."""
+    aside = output.with_name(f"{output.name}.before")
+    if output.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        output.rename(aside)
 
 
 def is_finished(output: Path, config: Config) -> bool:

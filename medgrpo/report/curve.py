@@ -22,11 +22,16 @@ def read_curves(run: RunRef, settings: Settings) -> Curves:
     return {label: points for label, points in found.items() if points}
 
 
+def curve_path(run: RunRef, settings: Settings) -> Path:
+    """Where the picture of a training's rewards lies, or will lie."""
+    return settings.training(run.key) / "reward.png"
+
+
 def draw_curve(run: RunRef, settings: Settings) -> Path:
     """Draw rewards against steps, from the run's metrics, as a PNG; store it in the run too."""
     from medgrpo.report.plots import draw_curves
 
-    path = settings.training(run.key) / "reward.png"
+    path = curve_path(run, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_curves(read_curves(run, settings), title="Rewards during training").savefig(path, dpi=120)
     log_files(run.run_id, [path], "plots", settings)

@@ -1,0 +1,57 @@
+"""A real Prefect server with its services, for tests of deployments, reruns and notices."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+PATIENCE_S = 150
+T = TypeVar("T")
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """Run a server on a free port; the URL of its API."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        url = f"http://127.0.0.1:{port}/api"
+        try:
+            until(lambda: answers(f"{url}/ready"), f"Prefect's server did not start: {home / 'server.log'}", server)
+            yield url
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(condition: Callable[[], T], complaint: str, process: "subprocess.Popen[bytes] | None" = None) -> T:
+    """Ask until a condition of another process holds, which tells us nothing by itself; what it gave."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, complaint
+        assert process is None or process.poll() is None, complaint
+        time.sleep(0.2)
+    return found
