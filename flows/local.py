@@ -13,7 +13,8 @@ import httpx
 from medgrpo.config import Config
 from medgrpo.environment import HOST, prefect_variables
 from medgrpo.errors import MedgrpoError
-from medgrpo.processes import end_group
+from medgrpo.processes import end_group, started_by, tied
+from medgrpo.reconcile import Report
 from medgrpo.report import Summary
 from medgrpo.settings import Settings
 
@@ -23,19 +24,35 @@ GRACE_S = 10
 
 def run_pipeline(config: Config, settings: Settings) -> Summary:
     """Run the flow here, against the server that `PREFECT_API_URL` names, or one that lives as long as the run."""
+    connect(settings)
+    from flows.pipeline import pipeline
+
+    summary: Summary = pipeline(config)
+    return summary
+
+
+def run_reconcile(settings: Settings, fix: bool) -> Report:
+    """Run the flow that finds what was left behind, and mends it if asked to."""
+    connect(settings)
+    from flows.reconcile import reconcile
+
+    report: Report = reconcile(fix)
+    return report
+
+
+def connect(settings: Settings) -> None:
+    """Make Prefect ready for this process: its server, its folders, its logs. Prefect is imported only after this."""
     for name, value in prefect_variables(settings).items():
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ:
         os.environ["PREFECT_API_URL"] = _start_server(settings)
-    from flows.pipeline import pipeline  # Prefect reads its settings when it is first imported
+    import prefect  # noqa: F401  (reads its settings when it is first imported, and sets up logging)
 
     own = logging.getLogger("medgrpo")
     # Prefect adds a console handler for its workers; here a person watches, and the command line has its own.
     own.handlers = [handler for handler in own.handlers if type(handler).__name__ != "PrefectConsoleHandler"]
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_trace)
-    summary: Summary = pipeline(config)
-    return summary
 
 
 def _start_server(settings: Settings) -> str:
@@ -52,7 +69,14 @@ def _start_server(settings: Settings) -> str:
     log = settings.prefect_home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services"]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            tied(command),  # SIGKILL of ours ends it, too
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | started_by(settings),
+        )
     atexit.register(end_group, process, GRACE_S)
     _wait_until_ready(url, process, str(log))
     return url

@@ -16,12 +16,12 @@ from tasks.promote import decide, find_incumbent, promote
 from tasks.register import register
 from tasks.report import card, report, report_evaluation
 from tasks.serve import ask_served
-from tasks.track import close_run, fail_run, open_run
+from tasks.track import close_run, fail_run, hold_run, open_run
 from tasks.train import train
 from tasks.validate import validate
 
 
-@flow(name="medgrpo", on_failure=[fail_run], on_crashed=[fail_run], on_cancellation=[fail_run])
+@flow(name="medgrpo", on_running=[hold_run], on_failure=[fail_run], on_crashed=[fail_run], on_cancellation=[fail_run])
 def pipeline(config: Config) -> Summary:
     """Validate, train, evaluate, register, decide, promote, and ask the served stage one question.
 
@@ -67,7 +67,7 @@ def pipeline(config: Config) -> Summary:
     return Summary(**dict(findings), outcome=outcome, served=served, curve=curve, page=page)
 
 
-@flow(name="medgrpo-train")
+@flow(name="medgrpo-train", on_running=[hold_run])
 def train_from_file(config_path: str) -> Summary:
     """The pipeline as a deployment runs it: on a config file of the worker's machine."""
     summary: Summary = pipeline(read_config(Path(config_path)))

@@ -10,6 +10,7 @@ from prefect.states import State
 
 from medgrpo.config import Config
 from medgrpo.keys import noted_train_key
+from medgrpo.processes import hold
 from medgrpo.settings import Settings
 from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
@@ -37,6 +38,11 @@ def open_run(config: Config, base: BaseRef, dataset: DatasetRef) -> RunRef:
 def close_run(run: RunRef) -> None:
     """Mark the MLflow run as finished."""
     close_mlflow_run(run.run_id, Settings())
+
+
+def hold_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:
+    """Hook of a flow that starts: as long as this process lives, nobody takes the flow run for a dead one."""
+    hold(str(run.id), Settings())
 
 
 def fail_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:

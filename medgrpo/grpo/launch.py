@@ -22,7 +22,7 @@ from medgrpo.grpo.protocol import GRACE_S, PROGRESS, REFUSAL, STOPPED, Job, Prog
 from medgrpo.grpo.publish import publish
 from medgrpo.grpo.refusals import refuse_early
 from medgrpo.grpo.warm_start import finished
-from medgrpo.processes import end_group
+from medgrpo.processes import end_group, started_by
 from medgrpo.progress import bar
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, RunRef, TrainingRef
@@ -139,7 +139,7 @@ def _started(command: list[str], settings: Settings, errors: IO[bytes], lock: in
         stderr=errors,
         text=True,
         start_new_session=True,
-        env=os.environ | training_environment(settings),
+        env=os.environ | training_environment(settings) | started_by(settings),
         pass_fds=(lock,),
     )
     try:
