@@ -134,9 +134,13 @@ def _end(process: psutil.Process) -> None:
             process.kill()
 
 
-def judge_flow_run(run: FlowRunFacts, settings: Settings) -> Finding | None:
-    """Whether a flow run that looks busy is dead; None: it may be alive."""
-    if run.state not in ("RUNNING", "CANCELLING") or run.since_s < JUST_S:
+def judge_flow_run(run: FlowRunFacts, settings: Settings, just_s: float = JUST_S) -> Finding | None:
+    """Whether a flow run that looks busy is dead; None: it may be alive.
+
+    Args:
+        just_s: how long it must have been in its state: it says that it is alive just after that began.
+    """
+    if run.state not in ("RUNNING", "CANCELLING") or run.since_s < just_s:
         return None
     held = is_held(held_file(run.id, settings))
     if held is False:

@@ -38,16 +38,16 @@ def end_orphans(fix: bool) -> list[Finding]:
 
 
 @task(name="settle-flow-runs")
-def settle_flow_runs(fix: bool) -> list[Finding]:
+def settle_flow_runs(fix: bool, just_s: float) -> list[Finding]:
     """Find flow runs that look busy and are dead, and give them a terminal state."""
     settings = Settings()
     with get_client(sync_client=True) as client:
-        judged = [judge_flow_run(_facts(client, run), settings) for run in _busy(client)]
+        judged = [judge_flow_run(_facts(client, run), settings, just_s) for run in _busy(client)]
 
         def settle(finding: Finding) -> None:
             # Judged once more: what was found may have ended, or gone on, since.
             facts = _facts(client, client.read_flow_run(UUID(finding.subject)))
-            if judge_flow_run(facts, settings):
+            if judge_flow_run(facts, settings, just_s):
                 _settle(client, facts)
 
         return mend([finding for finding in judged if finding], settle, fix)
