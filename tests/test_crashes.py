@@ -4,13 +4,16 @@ A row breaks something once a checkpoint is sealed. Then: the flow run's documen
 starter, one MLflow run, one version, every step logged once, and a rerun that finishes.
 """
 
+import json
 import os
 import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import psutil
 import pytest
@@ -127,7 +130,7 @@ class Case:
     def status(self) -> str:
         return str(self.run().info.status)
 
-    def run(self) -> "object":
+    def run(self) -> Any:
         client = tracking.connect(self.tracked)
         experiment = client.get_experiment_by_name(self.config.model_name)
         (run,) = client.search_runs([experiment.experiment_id], f"tags.`{tracking.KEY_TAG}` = '{self.key}'")
@@ -158,7 +161,8 @@ class Case:
 def case(
     request: pytest.FixtureRequest, stack: Stack, config: Config, dataset: DatasetRef, base: BaseRef, tmp_path: Path
 ) -> Case:
-    row = Row(request.node.callspec.params.get("row", request.node.name))
+    found = getattr(request.node, "callspec", None)
+    row = Row(found.params["row"] if found else request.node.name)
     grpo = {"steps": STEPS, "checkpoints": 6, "max_completion_tokens": 8, "num_generations": 4, "prompts_per_step": 2}
     rate = 1e-4 * (1 + sum(map(ord, row)) / 1e6)
     text = (ROOT / "configs" / "smoke.toml").read_text(encoding="utf-8")
@@ -262,3 +266,155 @@ def test_what_ends_a_flow_run_leaves_nothing_behind_and_a_rerun_finishes(row: st
     assert "going on from step" in case.log()
     case.is_whole()
     case.is_alone()
+
+
+def test_flow_and_worker_killed_look_busy_until_reconciled(case: Case, stack: Stack) -> None:
+    """Prefect doesn't notice: the one who could tell is dead, too. A living training beside it stays as it is."""
+    case.start()
+    engine = case.engine()
+    kill_worker(case)
+    engine.kill()
+    case.is_alone()
+    assert stack.prefect.state(case.flow_run) == "RUNNING"
+    assert case.status() == "RUNNING"
+    alive = sibling(case, "beside")
+    alive.start()
+    looked, mended = (reconciled(stack, fix) for fix in (False, True))
+    assert {(row["what"], row["state"]) for row in looked if row["which"] == case.flow_run} == {("flow run", "found")}
+    assert {row["which"] for row in mended if row["state"] == "fixed"} >= {case.flow_run, case.run().info.run_id}
+    assert stack.prefect.state(case.flow_run) == "CRASHED"
+    assert case.status() == "FAILED"
+    assert alive.flow_run not in {row["which"] for row in mended}
+    assert stack.prefect.wait(alive.flow_run, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+    alive.is_whole()
+    case.rerun()
+    assert stack.prefect.wait(case.flow_run, "COMPLETED", "FAILED") == "COMPLETED"
+    case.is_whole()
+
+
+def sibling(case: Case, name: str) -> Case:
+    """Another training of this home."""
+    grpo = case.config.grpo.model_copy(update={"learning_rate": case.config.grpo.learning_rate * 2})
+    text = case.path.read_text(encoding="utf-8")
+    text = text.replace(f"learning_rate = {case.config.grpo.learning_rate}", f"learning_rate = {grpo.learning_rate}")
+    path = case.path.with_name(f"{name}.toml")
+    path.write_text(text.replace(case.config.name, name), encoding="utf-8")
+    config = read_config(path)
+    base = resolve(config.policy.base, case.settings)
+    return Case(case.stack, config, path, prepare(config, base, case.settings), base)
+
+
+def reconciled(stack: Stack, fix: bool) -> list[dict[str, str]]:
+    """The reconcile flow in a process of its own, as a worker would run it; what it found."""
+    code = "import json, sys; from flows.reconcile import reconcile; "
+    code += "print(json.dumps(reconcile(fix=sys.argv[1] == 'True', just_s=0).rows))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(fix)],
+        env=os.environ | stack.environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+@pytest.fixture
+def small_disk(case: Case) -> Iterator[Path]:
+    """The training's folder on a disk of its own, of a few megabytes."""
+    case.output.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(case.output)], check=False)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield case.output
+    subprocess.run(["umount", "--lazy", str(case.output)], check=True)
+
+
+def test_a_disk_that_fills_up_is_named_and_a_rerun_finishes(case: Case, small_disk: Path) -> None:
+    case.start()
+    ballast = small_disk / "ballast"
+    with ballast.open("wb") as file, suppress(OSError):
+        while (free := shutil.disk_usage(small_disk).free) > 128 * 1024:
+            file.write(b"x" * min(free - 64 * 1024, 1024 * 1024))
+            file.flush()
+    assert case.stack.prefect.wait(case.flow_run, "COMPLETED", "FAILED", "CRASHED") == "FAILED"
+    told = case.stack.prefect.ask("GET", f"/flow_runs/{case.flow_run}")["state"]["message"]
+    assert "no space left" in told.lower()
+    assert case.status() == "FAILED"
+    case.is_alone()
+    ballast.unlink()
+    case.rerun()
+    assert case.stack.prefect.wait(case.flow_run, "COMPLETED", "FAILED") == "COMPLETED"
+    case.is_whole()
+
+
+def test_mlflow_may_be_gone_for_a_while(case: Case, stack: Stack, tmp_path: Path) -> None:
+    """First it hangs, then it is killed and comes back: no metric is lost or sent twice."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}", "--workers", "1"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = Server(command, environment, tmp_path / "mlflow.log", lambda: answers(f"{url}/health"))
+    try:
+        server.start()
+        case.variables = {
+            "MEDGRPO_TRACKING_URI": url,
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "1",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        }
+        case.start()
+        server.send(signal.SIGSTOP)
+        until(lambda: "MLflow did not take the metrics" in case.log(), "the training did not notice")
+        server.end()
+        server.start()
+        assert stack.prefect.wait(case.flow_run, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+        case.is_whole()
+    finally:
+        server.end()
+
+
+def test_a_killed_run_on_one_machine_takes_its_server_with_it(case: Case, stack: Stack, tmp_path: Path) -> None:
+    """`medgrpo run` killed, run again and asked to end; then the worker finishes what it began."""
+    home = tmp_path / "home"
+    for part in ("base_models", "datasets"):
+        shutil.copytree(stack.settings.root / part, home / part)
+    case.settings = Settings(home=home)
+    case.output = case.settings.training(case.key)
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)):
+        shutil.rmtree(case.output, ignore_errors=True) if number == signal.SIGKILL else None
+        before = len(list(case.output.glob("checkpoint-*")))
+        run = started_here(case, tmp_path / "run.log")
+        until(
+            lambda before=before: (
+                len(list(case.output.glob("checkpoint-*/medgrpo-manifest.json"))) > before and trainers(case.output)
+            ),
+            "no checkpoint appeared",
+        )
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert len(children) >= 2, "Prefect's server and the training process"
+        run.send_signal(number)
+        assert run.wait(90) == code, (tmp_path / "run.log").read_text(encoding="utf-8")[-2000:]
+        assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert case.status() == "FAILED"
+    case.variables = {"MEDGRPO_HOME": str(home)}
+    case.flow_run = stack.prefect.start(stack.deployment, case.path, case.variables)
+    if stack.worker.process is None or stack.worker.process.poll() is not None:
+        stack.worker.start()
+    assert stack.prefect.wait(case.flow_run, "COMPLETED", "FAILED") == "COMPLETED"
+    case.is_whole()
+
+
+def started_here(case: Case, log: Path) -> "subprocess.Popen[bytes]":
+    environment = {"MEDGRPO_HOME": str(case.settings.root), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "medgrpo.cli", "run", str(case.path)],
+            env=os.environ | environment,
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )

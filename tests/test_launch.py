@@ -18,7 +18,7 @@ from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused, Trai
 from medgrpo.grpo.checkpoints import newest
 from medgrpo.grpo.launch import _failure, _sole_use, _started, train
 from medgrpo.grpo.metrics import FILE
-from medgrpo.grpo.protocol import EXIT_REFUSED, EXIT_STOPPED, GRACE_S, REFUSAL, STOPPED
+from medgrpo.grpo.protocol import EXIT_FULL, EXIT_REFUSED, EXIT_STOPPED, GRACE_S, REFUSAL, STOPPED
 from medgrpo.keys import train_key
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
@@ -33,6 +33,7 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(
         (1, {REFUSAL: "no rows"}, TrainingRefused, "no rows"),  # accelerate's launcher ends with 1 whatever happened
         (EXIT_STOPPED, {STOPPED: "it was asked to"}, TrainingStopped, "it was asked to; a rerun goes on"),
         (1, {STOPPED: "it was asked to"}, TrainingStopped, "it was asked to; a rerun goes on"),
+        (EXIT_FULL, {}, TrainingRefused, "no space left on the disk of"),
         (-signal.SIGKILL, {}, TrainingCrashed, "SIGKILL"),
         (-signal.SIGTERM, {}, TrainingCrashed, "SIGTERM"),
         (7, {}, TrainingCrashed, "exit code 7"),

@@ -16,9 +16,9 @@ from rich.progress import TaskID
 from medgrpo.config import Config
 from medgrpo.data.store import read_prompt_tokens
 from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused, TrainingStopped
-from medgrpo.grpo.checkpoints import adapters, export, newest
+from medgrpo.grpo.checkpoints import adapters, export, is_full, newest
 from medgrpo.grpo.command import training_command, training_environment
-from medgrpo.grpo.protocol import GRACE_S, PROGRESS, REFUSAL, STOPPED, Job, Progress
+from medgrpo.grpo.protocol import EXIT_FULL, GRACE_S, PROGRESS, REFUSAL, STOPPED, Job, Progress
 from medgrpo.grpo.publish import publish
 from medgrpo.grpo.refusals import refuse_early
 from medgrpo.grpo.warm_start import finished
@@ -44,6 +44,10 @@ def train(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, setti
     with _sole_use(output) as lock:
         try:
             _train_once(config, base, dataset, run, settings, output, lock)
+        except OSError as error:
+            if is_full(error, output):
+                raise TrainingRefused(_no_room(output)) from error
+            raise
         except TrainingRefused:
             publish(output, run.run_id, settings)  # what the policy said at the end is what one wants to see then
             raise
@@ -124,9 +128,15 @@ def _failure(code: int, output: Path, log_path: Path) -> TrainingError:
     if (output / STOPPED).is_file():
         told = (output / STOPPED).read_text(encoding="utf-8")
         return TrainingStopped(f"training ended: {told}; a rerun goes on from the newest checkpoint")
+    if code == EXIT_FULL:
+        return TrainingRefused(_no_room(output))
     lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     cause = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return TrainingCrashed(f"training ended by {cause}; see {log_path}:\n" + "\n".join(lines[-LAST_LINES:]))
+
+
+def _no_room(output: Path) -> str:
+    return f"no space left on the disk of {output}: make room; a rerun goes on from the newest checkpoint"
 
 
 @contextmanager
