@@ -21,7 +21,7 @@ from tasks.track import close_run, fail_run, hold_run, open_run
 from tasks.train import train
 
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 150
+PATIENCE_S = 120
 POOL = "crashes"
 
 
