@@ -400,6 +400,18 @@ def test_a_killed_run_on_one_machine_takes_its_server_with_it(case: Case, stack:
         run.send_signal(number)
         assert run.wait(90) == code, (tmp_path / "run.log").read_text(encoding="utf-8")[-2000:]
         assert psutil.wait_procs(children, timeout=30)[1] == []
+        if number == signal.SIGKILL:
+            assert case.status() == "RUNNING"
+            mended = subprocess.run(
+                [sys.executable, "-m", "medgrpo.cli", "reconcile", "--yes"],
+                env=os.environ | {"MEDGRPO_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "240"},
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert mended.returncode == 0, mended.stderr[-3000:]
+            assert case.run().info.run_id in mended.stdout and "fixed" in mended.stdout
     assert case.status() == "FAILED"
     case.variables = {"MEDGRPO_HOME": str(home)}
     case.flow_run = stack.prefect.start(stack.deployment, case.path, case.variables)
