@@ -125,7 +125,7 @@ class Prefect:
             "flow_id": made["id"],
             "work_pool_name": POOL,
             "entrypoint": "tests/crash_driver.py:short_pipeline",
-            "path": str(ROOT),
+            "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
             "enforce_parameter_schema": False,
         }
         return str(self.ask("POST", "/deployments/", deployment)["id"])

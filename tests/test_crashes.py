@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from crash_driver import ROOT, Prefect, Server, answers, flow_process, free_port, trainers, until
+from crash_driver import ROOT, Prefect, Server, answers, flow_process, free_port, processes, trainers, until
 
 from medgrpo import tracking
 from medgrpo.base_models import resolve
@@ -69,6 +69,8 @@ class Stack:
     def end(self) -> None:
         for server in (self.worker, self.server):
             server.end()
+        for process in processes(lambda process: process.environ().get("MEDGRPO_HOME") == str(self.settings.root)):
+            process.kill()  # what a failed row has left
 
 
 @pytest.fixture(scope="module")
