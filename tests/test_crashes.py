@@ -184,7 +184,7 @@ class Row(str):
     """A row's name, as a config's name."""
 
     def __new__(cls, name: str) -> "Row":
-        return super().__new__(cls, "".join(c if c.isalnum() else "-" for c in name)[:40].strip("-"))
+        return super().__new__(cls, "".join(c if c.isalnum() else "-" for c in name.lower())[:40].strip("-"))
 
 
 # --- what is done, and what state follows
