@@ -154,11 +154,9 @@ def template() -> Any:
     return ProcessWorker.get_default_base_job_template()
 
 
-def flow_process(flow_run: str) -> psutil.Process | None:
-    """The process in which a flow run's code runs: the innermost of those that its worker started."""
-    found = processes(lambda process: process.environ().get("PREFECT__FLOW_RUN_ID") == flow_run)
-    engines = [process for process in found if "prefect.engine" in process.cmdline()]
-    return engines[-1] if engines else None
+def of_flow_run(flow_run: str) -> list[psutil.Process]:
+    """All processes that were started for a flow run: its worker's helpers, its code's, the trainer."""
+    return processes(lambda process: process.environ().get("PREFECT__FLOW_RUN_ID") == flow_run)
 
 
 def processes(wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:

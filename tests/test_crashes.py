@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from crash_driver import ROOT, Prefect, Server, answers, flow_process, free_port, processes, trainers, until
+from crash_driver import ROOT, Prefect, Server, answers, free_port, of_flow_run, processes, trainers, until
 
 from medgrpo import tracking
 from medgrpo.base_models import resolve
@@ -114,8 +114,9 @@ class Case:
         until(sealed, "no checkpoint appeared")
 
     def engine(self) -> psutil.Process:
-        process = flow_process(self.flow_run)
-        assert process is not None
+        """The process in which the flow's code runs."""
+        process = self.trainer().parent()
+        assert process is not None and process in of_flow_run(self.flow_run)
         return process
 
     def trainer(self) -> psutil.Process:
@@ -147,7 +148,7 @@ class Case:
     def is_alone(self) -> None:
         """Nothing that was started for this row still runs."""
         until(
-            lambda: not trainers(self.output) and flow_process(self.flow_run) is None,
+            lambda: not trainers(self.output) and not of_flow_run(self.flow_run),
             "a process outlived its starter",
         )
 
