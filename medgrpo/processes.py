@@ -90,7 +90,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)  # our whole group gets it; we end after the command
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     Thread(target=_end_with_stdin, args=(child,), daemon=True).start()
-    return child.wait()
+    code = child.wait()
+    return code if code >= 0 else 128 - code  # as shells say which signal it was
 
 
 def _end_with_stdin(child: "subprocess.Popen[Any]") -> None:

@@ -1,5 +1,6 @@
 """The training process as its parent sees it: how it ends, what that means, and that it never outlives its lock."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from medgrpo import tracking
 from medgrpo.config import Config
 from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused, TrainingStopped
-from medgrpo.grpo.checkpoints import newest
+from medgrpo.grpo.checkpoints import is_full, newest
 from medgrpo.grpo.launch import _failure, _sole_use, _started, train
 from medgrpo.grpo.metrics import FILE
 from medgrpo.grpo.protocol import EXIT_FULL, EXIT_REFUSED, EXIT_STOPPED, GRACE_S, REFUSAL, STOPPED
@@ -104,3 +105,25 @@ def _terminate_after_a_step(output: Path) -> None:
     for process in psutil.process_iter(["pid", "cmdline"]):
         if str(output / "job.json") in (process.info["cmdline"] or []):
             os.kill(process.info["pid"], signal.SIGTERM)
+
+
+def failing(cause: Exception) -> Exception:
+    """A library's error about another one."""
+    try:
+        raise RuntimeError("could not write") from cause
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (failing(OSError(errno.EDQUOT, "quota")), True),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),  # safetensors has no errno
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (failing(ValueError("wrong")), False),
+    ],
+)
+def test_a_full_disk_is_known_whoever_tells_of_it(tmp_path: Path, error: Exception, told: bool) -> None:
+    assert is_full(error, tmp_path) is told
