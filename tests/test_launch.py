@@ -109,10 +109,9 @@ def _terminate_after_a_step(output: Path) -> None:
 
 def failing(cause: Exception) -> Exception:
     """A library's error about another one."""
-    try:
-        raise RuntimeError("could not write") from cause
-    except RuntimeError as error:
-        return error
+    error = RuntimeError("could not write")
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
