@@ -11,6 +11,7 @@ from prefect.states import State
 from medgrpo.config import Config
 from medgrpo.keys import noted_train_key
 from medgrpo.processes import hold
+from medgrpo.progress import outlive_output
 from medgrpo.settings import Settings
 from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
@@ -43,6 +44,7 @@ def close_run(run: RunRef) -> None:
 def hold_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:
     """Hook of a flow that starts: as long as this process lives, nobody takes the flow run for a dead one."""
     hold(str(run.id), Settings())
+    outlive_output()  # a worker that is killed takes its end of our output with it
 
 
 def fail_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:

@@ -151,6 +151,31 @@ def test_who_started_a_child_is_told_in_its_environment(home: Settings) -> None:
     assert started_by(home)[STARTED_BY] == told
 
 
+SPEAKER = """
+import sys
+from rich.console import Console
+from medgrpo.progress import outlive_output
+outlive_output()
+console = Console()
+console.print("here")
+sys.stdin.readline()
+for _ in range(3):
+    console.print("is anybody there?")
+open(sys.argv[1], "w").write("went on")
+"""
+
+
+def test_a_process_goes_on_when_whoever_reads_it_is_gone(home: Settings, tmp_path: Path) -> None:
+    with another(SPEAKER, home, str(tmp_path / "end")) as (process, said):
+        assert said == "here"
+        assert process.stdout is not None and process.stdin is not None
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.wait(60)
+    assert (tmp_path / "end").read_text(encoding="utf-8") == "went on"
+
+
 # --- flow runs
 
 
