@@ -13,7 +13,8 @@ import httpx
 from medgrpo.config import Config
 from medgrpo.environment import HOST, prefect_variables
 from medgrpo.errors import MedgrpoError
-from medgrpo.processes import end_group
+from medgrpo.processes import end_group, started_by, tied
+from medgrpo.reconcile import Report
 from medgrpo.redo import StageName
 from medgrpo.report import Summary
 from medgrpo.settings import Settings
@@ -36,6 +37,15 @@ def run_pipeline(config: Config, settings: Settings, start_from: StageName | Non
 
     summary: Summary = pipeline(config, start_from)
     return summary
+
+
+def run_reconcile(settings: Settings, fix: bool) -> Report:
+    """Run the flow that finds what was left behind, and mends it if asked to."""
+    connect(settings)
+    from flows.reconcile import reconcile
+
+    report: Report = reconcile(fix)
+    return report
 
 
 def connect(settings: Settings) -> None:
@@ -68,7 +78,12 @@ def _start_server(settings: Settings) -> str:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=os.environ | _SERVICES, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            tied(command),  # SIGKILL of ours ends it, too
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | _SERVICES | started_by(settings),
         )
     atexit.register(end_group, process, GRACE_S)
     _wait_until_ready(url, process, str(log))

@@ -23,11 +23,11 @@ from tasks.register import register
 from tasks.report import card, report, report_evaluation
 from tasks.serve import ask_served
 from tasks.stage import starting_from
-from tasks.track import close_run, fail_run, find_finished, open_run
+from tasks.track import close_run, fail_run, find_finished, hold_run, open_run
 from tasks.train import train
 from tasks.validate import validate
 
-HOOKS: Any = {"on_failure": [fail_run], "on_crashed": [fail_run], "on_cancellation": [fail_run]}
+HOOKS: Any = {"on_running": [hold_run], "on_failure": [fail_run], "on_crashed": [fail_run], "on_cancellation": [fail_run]}
 
 
 @flow(name="medgrpo", **HOOKS)

@@ -96,6 +96,16 @@ def history_name(name: str) -> str:
     return f"{name} history"
 
 
+def logged_names(settings: Settings) -> list[str]:
+    """Names of all registered models that have a log."""
+    found: list[Any] = []
+    token: str | None = None
+    while token != "":
+        page = connect(settings).search_registered_models(page_token=token)
+        found, token = [*found, *page], page.token or ""
+    return [model.name.removesuffix(" history") for model in found if model.name.endswith(" history")]
+
+
 def read_log(name: str, settings: Settings) -> Log:
     """Read the log of a registered model, and check its chain."""
     client = connect(settings)

@@ -6,7 +6,7 @@ import sys
 from typing import Literal
 
 from medgrpo.errors import MedgrpoError
-from medgrpo.processes import end_group
+from medgrpo.processes import end_group, started_by, tied
 from medgrpo.settings import Settings
 
 PORTS = {"mlflow": 5000, "prefect": 4200}
@@ -34,7 +34,7 @@ def run_ui(which: Literal["mlflow", "prefect"], port: int, settings: Settings) -
         MedgrpoError: it ended by itself with an error.
     """
     chosen = str(port or PORTS[which])
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | started_by(settings)
     if which == "mlflow":
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri]
         command += ["--artifacts-destination", settings.artifacts.as_uri(), "--host", HOST, "--port", chosen]
@@ -42,7 +42,7 @@ def run_ui(which: Literal["mlflow", "prefect"], port: int, settings: Settings) -
         environment |= prefect_variables(settings)
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", chosen]
     print(f"{which} at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(tied(command), stdin=subprocess.PIPE, env=environment, start_new_session=True)
     try:
         code = process.wait()
     finally:

@@ -26,6 +26,16 @@ SILENT = {
 }
 """Environment that keeps libraries, and the processes that we start, from drawing bars and from phoning home."""
 
+
+def outlive_output() -> None:
+    """Go on without a word when whoever reads our output is gone: by itself, rich would end the process then."""
+
+    def fall_silent(own: Console) -> None:
+        own.quiet = True
+
+    Console.on_broken_pipe = fall_silent  # type: ignore[method-assign]
+
+
 NOISY = (
     "httpx",
     "huggingface_hub",

@@ -56,15 +56,20 @@ class VersionCard(Frozen):
     checkpoint: CheckpointRef
 
 
+def lock_file(name: str, settings: Settings) -> Path:
+    """The file whose lock `alone` holds."""
+    return settings.root / "locks" / digest(name)
+
+
 @contextmanager
 def alone(name: str, settings: Settings) -> Iterator[None]:
     """Wait until no other process of this home folder moves this model's aliases or adds versions.
 
     The lock ends with its holder, however that dies. Writers of other machines are kept apart by the log alone.
     """
-    folder = settings.root / "locks"
-    folder.mkdir(exist_ok=True)
-    with (folder / digest(name)).open("w") as handle:
+    path = lock_file(name, settings)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,10 +7,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medgrpo.config import Config
 from medgrpo.errors import TrackingError
+from medgrpo.processes import hold
 from medgrpo.settings import Settings
 from medgrpo.types import CheckpointRef, DatasetRef, EvalReport, Frozen, RunRef, Split
 
@@ -25,6 +26,19 @@ RETIRED_TAG = "medgrpo.key_before"
 """Key of a run whose training was done once more, with `--from`."""
 MAX_PARAM = 500
 """MLflow's longest parameter value, in characters, that every store takes."""
+
+
+class OpenRun(Frozen):
+    """A run that looks busy, and what could tell whether it is."""
+
+    run_id: str
+    name: str
+    parent: str
+    """The run that it is nested in; empty: none."""
+    flow_run: str
+    """Id of the Prefect flow run that opened it last; empty: it was opened without Prefect."""
+    key: str
+    """Its training's key."""
 
 
 def connect(settings: Settings) -> "MlflowClient":
@@ -62,9 +76,11 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
     found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
     if found:
         run = found[0]
+        hold(run.info.run_id, settings)  # before it looks busy
         client.update_run(run.info.run_id, status="RUNNING")
     else:
         run = client.create_run(experiment, run_name=f"{config.name}-{key[:8]}")
+        hold(run.info.run_id, settings)
         for name, value in _params(config).items():
             client.log_param(run.info.run_id, name, value)
         client.log_dict(run.info.run_id, config.model_dump(mode="json"), "config.json")
@@ -127,6 +143,28 @@ def fail_runs_of(flow_run_id: str, settings: Settings) -> None:
     wanted = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs(experiments, wanted):
         client.set_terminated(run.info.run_id, "FAILED")
+
+
+def open_runs(settings: Settings) -> list[OpenRun]:
+    """All runs that look busy."""
+    client = connect(settings)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
+    return [
+        OpenRun(
+            run_id=run.info.run_id,
+            name=run.info.run_name or "",
+            parent=run.data.tags.get("mlflow.parentRunId", ""),
+            flow_run=run.data.tags.get(FLOW_RUN_TAG, ""),
+            key=run.data.tags.get(KEY_TAG, ""),
+        )
+        for run in found
+    ]
+
+
+def end_run(run_id: str, status: Literal["FAILED", "KILLED"], settings: Settings) -> None:
+    """Mark a run that nobody works on any more."""
+    connect(settings).set_terminated(run_id, status)
 
 
 def tag_run(run_id: str, name: str, value: str, settings: Settings) -> None:

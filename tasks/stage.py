@@ -25,6 +25,9 @@ R = TypeVar("R")
 P = ParamSpec("P")
 log = logging.getLogger("medgrpo.tasks")
 
+DELAYS_S = (1, 10, 60)
+"""Seconds before each retry: together longer than a restart of MLflow takes. The last one counts for all after it."""
+
 Parameters = Mapping[str, Any]
 GPU = "gpu"
 """Tag of stages that hold a policy in memory: `medgrpo deploy` limits how many of them run at once."""
@@ -82,7 +85,7 @@ def stage(
             persist_result=True,
             result_serializer="json",
             retries=retries,
-            retry_delay_seconds=1,
+            retry_delay_seconds=list(DELAYS_S[:retries]),
             retry_condition_fn=may_retry,
             timeout_seconds=timeout_s,
             on_completion=[_announce],

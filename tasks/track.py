@@ -12,6 +12,8 @@ from prefect.states import State
 from medgrpo.config import Config
 from medgrpo.finished import find_outcome, note_finished
 from medgrpo.keys import noted_train_key, train_key
+from medgrpo.processes import hold
+from medgrpo.progress import outlive_output
 from medgrpo.settings import Settings
 from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, is_open_for, retire_run, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
@@ -66,6 +68,12 @@ def close_run(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, t
     """
     close_mlflow_run(run.run_id, Settings())
     note_finished(config, base, dataset, run, told, Settings())
+
+
+def hold_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:
+    """Hook of a flow that starts: as long as this process lives, nobody takes the flow run for a dead one."""
+    hold(str(run.id), Settings())
+    outlive_output()  # a worker that is killed takes its end of our output with it
 
 
 def fail_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:

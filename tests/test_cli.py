@@ -32,6 +32,7 @@ COMMANDS = [
     "ask",
     "ui",
     "plan",
+    "reconcile",
 ]
 
 

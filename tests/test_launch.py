@@ -1,5 +1,6 @@
 """The training process as its parent sees it: how it ends, what that means, and that it never outlives its lock."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -15,10 +16,10 @@ import pytest
 from medgrpo import tracking
 from medgrpo.config import Config
 from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused, TrainingStopped
-from medgrpo.grpo.checkpoints import newest
+from medgrpo.grpo.checkpoints import is_full, newest
 from medgrpo.grpo.launch import _failure, _sole_use, _started, train
 from medgrpo.grpo.metrics import FILE
-from medgrpo.grpo.protocol import EXIT_REFUSED, EXIT_STOPPED, GRACE_S, REFUSAL, STOPPED
+from medgrpo.grpo.protocol import EXIT_FULL, EXIT_REFUSED, EXIT_STOPPED, GRACE_S, REFUSAL, STOPPED
 from medgrpo.keys import train_key
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
@@ -33,6 +34,7 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(
         (1, {REFUSAL: "no rows"}, TrainingRefused, "no rows"),  # accelerate's launcher ends with 1 whatever happened
         (EXIT_STOPPED, {STOPPED: "it was asked to"}, TrainingStopped, "it was asked to; a rerun goes on"),
         (1, {STOPPED: "it was asked to"}, TrainingStopped, "it was asked to; a rerun goes on"),
+        (EXIT_FULL, {}, TrainingRefused, "no space left on the disk of"),
         (-signal.SIGKILL, {}, TrainingCrashed, "SIGKILL"),
         (-signal.SIGTERM, {}, TrainingCrashed, "SIGTERM"),
         (7, {}, TrainingCrashed, "exit code 7"),
@@ -103,3 +105,24 @@ def _terminate_after_a_step(output: Path) -> None:
     for process in psutil.process_iter(["pid", "cmdline"]):
         if str(output / "job.json") in (process.info["cmdline"] or []):
             os.kill(process.info["pid"], signal.SIGTERM)
+
+
+def failing(cause: Exception) -> Exception:
+    """A library's error about another one."""
+    error = RuntimeError("could not write")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (failing(OSError(errno.EDQUOT, "quota")), True),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),  # safetensors has no errno
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (failing(ValueError("wrong")), False),
+    ],
+)
+def test_a_full_disk_is_known_whoever_tells_of_it(tmp_path: Path, error: Exception, told: bool) -> None:
+    assert is_full(error, tmp_path) is told

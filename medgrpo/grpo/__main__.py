@@ -5,12 +5,13 @@ import os
 import select
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
 from medgrpo.errors import MedgrpoError, TrackingError, TrainingStopped
 from medgrpo.fingerprint import write_whole
-from medgrpo.grpo.protocol import EXIT_REFUSED, EXIT_STOPPED, REFUSAL, Job
+from medgrpo.grpo.protocol import EXIT_FULL, EXIT_REFUSED, EXIT_STOPPED, REFUSAL, Job
 from medgrpo.grpo.ranks import rank
 from medgrpo.progress import quiet
 
@@ -27,6 +28,7 @@ def main() -> int:
     die_with_parent()
     quiet()
     logging.captureWarnings(True)
+    from medgrpo.grpo.checkpoints import is_full
     from medgrpo.grpo.job import run
     from medgrpo.grpo.stopping import leave_note
 
@@ -37,14 +39,23 @@ def main() -> int:
     except TrainingStopped as error:
         leave_note(Path(job.output), str(error))
         return EXIT_STOPPED
-    except (MedgrpoError, MemoryError) as error:
-        return _refuse(job, str(error))
-    except RuntimeError as error:
-        reason = next((reason for words, reason in HOPELESS.items() if words in str(error).lower()), None)
-        if reason is None:
-            raise
-        return _refuse(job, reason)
+    except Exception as error:
+        if is_full(error, Path(job.output)):
+            with suppress(OSError):  # the log is on that disk
+                traceback.print_exc()
+            return EXIT_FULL
+        return _explain(job, error)
     return 0
+
+
+def _explain(job: Job, error: Exception) -> int:
+    """Refuse what a retry can't mend; what it can is raised again."""
+    if isinstance(error, MedgrpoError | MemoryError):
+        return _refuse(job, str(error))
+    reason = next((reason for words, reason in HOPELESS.items() if words in str(error).lower()), None)
+    if reason is None or not isinstance(error, RuntimeError):
+        raise error
+    return _refuse(job, reason)
 
 
 def _refuse(job: Job, reason: str) -> int:

@@ -1,5 +1,6 @@
 """Checkpoints that can be trusted: written aside, sealed with a manifest of hashes, renamed; checked before use."""
 
+import errno
 import json
 import logging
 import os
@@ -17,6 +18,9 @@ from medgrpo.types import CheckpointRef
 log = logging.getLogger(__name__)
 
 MANIFEST = "medgrpo-manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = 64 * 1024
+"""A disk with fewer bytes than that has no room for anything."""
 DRAFTS = ".saving"
 """Folder beside the checkpoints where they are made and taken apart: what is in it is never used."""
 PRUNED = "only its adapter was kept"
@@ -115,6 +119,17 @@ def _newest_first(output: Path) -> list[tuple[int, Path]]:
 def draft_folder(output: Path) -> Path:
     """Where a checkpoint is made."""
     return output / DRAFTS
+
+
+def is_full(error: BaseException | None, output: Path) -> bool:
+    """Whether a failure came from a full disk, or quota; torch and safetensors have no error of their own for that."""
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    told = any(getattr(cause, "errno", None) in FULL or "no space left" in str(cause).lower() for cause in causes)
+    disk = os.statvfs(output)
+    return told or (bool(causes) and disk.f_bavail * disk.f_frsize < NO_ROOM)
 
 
 def sweep(output: Path) -> None:

@@ -17,13 +17,13 @@ from rich.progress import TaskID
 from medgrpo.config import Config
 from medgrpo.data.store import read_prompt_tokens
 from medgrpo.errors import TrainingCrashed, TrainingError, TrainingRefused, TrainingStopped
-from medgrpo.grpo.checkpoints import adapters, export, newest
+from medgrpo.grpo.checkpoints import adapters, export, is_full, newest
 from medgrpo.grpo.command import training_command, training_environment
-from medgrpo.grpo.protocol import GRACE_S, PROGRESS, REFUSAL, STOPPED, Job, Progress
+from medgrpo.grpo.protocol import EXIT_FULL, GRACE_S, PROGRESS, REFUSAL, STOPPED, Job, Progress
 from medgrpo.grpo.publish import publish
 from medgrpo.grpo.refusals import refuse_early
 from medgrpo.grpo.warm_start import finished
-from medgrpo.processes import end_group
+from medgrpo.processes import end_group, started_by
 from medgrpo.progress import bar
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, RunRef, TrainingRef
@@ -45,6 +45,10 @@ def train(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, setti
     with _sole_use(output) as lock:
         try:
             _train_once(config, base, dataset, run, settings, output, lock)
+        except OSError as error:
+            if is_full(error, output):
+                raise TrainingRefused(_no_room(output)) from error
+            raise
         except TrainingRefused:
             publish(output, run.run_id, settings)  # what the policy said at the end is what one wants to see then
             raise
@@ -133,9 +137,15 @@ def _failure(code: int, output: Path, log_path: Path) -> TrainingError:
     if (output / STOPPED).is_file():
         told = (output / STOPPED).read_text(encoding="utf-8")
         return TrainingStopped(f"training ended: {told}; a rerun goes on from the newest checkpoint")
+    if code == EXIT_FULL:
+        return TrainingRefused(_no_room(output))
     lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     cause = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return TrainingCrashed(f"training ended by {cause}; see {log_path}:\n" + "\n".join(lines[-LAST_LINES:]))
+
+
+def _no_room(output: Path) -> str:
+    return f"no space left on the disk of {output}: make room; a rerun goes on from the newest checkpoint"
 
 
 @contextmanager
@@ -148,7 +158,7 @@ def _started(command: list[str], settings: Settings, errors: IO[bytes], lock: in
         stderr=errors,
         text=True,
         start_new_session=True,
-        env=os.environ | training_environment(settings),
+        env=os.environ | training_environment(settings) | started_by(settings),
         pass_fds=(lock,),
     )
     try:

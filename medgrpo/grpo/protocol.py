@@ -10,6 +10,9 @@ EXIT_REFUSED = 3
 EXIT_STOPPED = 4
 """The training was asked to end, by SIGTERM; the file `STOPPED` in its folder says where. A rerun goes on."""
 
+EXIT_FULL = 5
+"""The disk is full: there is no room for a note either. A rerun goes on once there is."""
+
 REFUSAL = "refused.txt"
 """File in the training's folder with the reason of a refusal."""
 
