@@ -23,10 +23,7 @@ GRACE_S = 10
 
 def run_pipeline(config: Config, settings: Settings) -> Summary:
     """Run the flow here, against the server that `PREFECT_API_URL` names, or one that lives as long as the run."""
-    for name, value in prefect_variables(settings).items():
-        os.environ.setdefault(name, value)
-    if "PREFECT_API_URL" not in os.environ:
-        os.environ["PREFECT_API_URL"] = _start_server(settings)
+    os.environ["PREFECT_API_URL"] = find_server(settings)
     from flows.pipeline import pipeline  # Prefect reads its settings when it is first imported
 
     own = logging.getLogger("medgrpo")
@@ -36,6 +33,13 @@ def run_pipeline(config: Config, settings: Settings) -> Summary:
         logging.getLogger(name).addFilter(_without_trace)
     summary: Summary = pipeline(config)
     return summary
+
+
+def find_server(settings: Settings) -> str:
+    """The URL of Prefect's API: of the server that `PREFECT_API_URL` names, or of one that lives as long as we do."""
+    for name, value in prefect_variables(settings).items():
+        os.environ.setdefault(name, value)
+    return os.environ.get("PREFECT_API_URL") or _start_server(settings)
 
 
 def _start_server(settings: Settings) -> str:

