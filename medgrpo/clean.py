@@ -1,4 +1,4 @@
-"""Retention: what is old and nobody needs any more goes; champion, previous, challenger and what they came from stay."""
+"""Retention: what is old and not needed goes; champion, previous, challenger and what they came from stay."""
 
 import fcntl
 import json

@@ -16,7 +16,7 @@ from medgrpo.errors import BaseModelError, NotFoundError
 from medgrpo.fingerprint import digest
 from medgrpo.policy import adapter_digest
 from medgrpo.settings import Settings
-from medgrpo.tracking import connect, ensure_logged_model
+from medgrpo.tracking import KEY_TAG, connect, ensure_logged_model, log_stage
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, Decision, Frozen, ModelVersionRef, RunRef
 
 if TYPE_CHECKING:
@@ -193,8 +193,21 @@ def record(version: ModelVersionRef, decision: Decision, compared_with: int | No
     reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
     client.update_model_version(version.name, str(version.version), f"{verdict}\n\n{reasons}")
     champion = str(compared_with) if compared_with else ""
+    _log_gate(client, version, decision, champion)
     for tag, value in ((VERDICT, verdict), (COMPARED, champion), (DECIDED, digest(decision))):
         client.set_model_version_tag(version.name, str(version.version), tag, value)
+
+
+def _log_gate(client: "MlflowClient", version: ModelVersionRef, decision: Decision, champion: str) -> None:
+    """Show the decision as a stage of the run that the version came from."""
+    run = client.get_run(version.run_id)
+    training = RunRef(run_id=version.run_id, key=run.data.tags[KEY_TAG], experiment_id=run.info.experiment_id)
+    figures = {
+        f"gate/{verdict.rule}/{name}": value for verdict in decision.verdicts for name, value in verdict.figures.items()
+    }
+    figures |= {"gate/promote": float(decision.promote), "gate/difference": decision.difference.mean}
+    against = f"version {champion}" if champion else "the base model"
+    log_stage(client, training, f"gate version {version.version} against {against}", digest(decision), figures)
 
 
 def read_decision(version: ModelVersionRef, settings: Settings) -> Decision:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -288,10 +288,8 @@ def _give_away(path: Path) -> None:
 
 def _end_session(leader: int) -> None:
     """Kill what a process that we started left in its session."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _last_stage(dockerfile: str) -> str:
