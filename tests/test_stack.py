@@ -16,6 +16,8 @@ import httpx
 import pytest
 from native_stack import ROOT, Missing, Stack, commands_of, read_compose, running
 
+from medgrpo.config import Config
+from medgrpo.config_file import read_config
 from medgrpo.policy import adapter_digest
 
 pytestmark = pytest.mark.slow
@@ -32,7 +34,7 @@ SECRETS = {
     "HF_TOKEN": "",
 }
 """With what a shell, a URI and SQL would trip over."""
-CONFIG = "configs/smoke.toml"
+CONFIG = "configs/stack.json"
 MODEL = "medgrpo-smoke"
 
 # What answers to anybody: no more than whether it lives, and the files of the user interfaces.
@@ -71,6 +73,13 @@ CLOSED = [
 ]
 
 
+def _smoke() -> Config:
+    overrides = ["grpo.steps=4", "grpo.checkpoints=2", "grpo.num_generations=4", "grpo.prompts_per_step=2"]
+    overrides += ["data.source.rows=60", "data.validation_rows=6", "data.test_rows=12"]
+    tree = read_config(ROOT / "configs/smoke.toml", overrides).model_dump(mode="json")
+    return Config.model_validate(tree | {"gate": {"rules": [{"kind": "data"}]}})
+
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """All services, the deployments made, and the pipeline run once through them."""
@@ -86,6 +95,8 @@ def stack() -> Iterator[Stack]:
 
 
 def _run_the_pipeline(stack: Stack) -> None:
+    # Promoted whatever it has learned in four steps: what is asked here is whether the parts reach each other.
+    (stack.app / CONFIG).write_text(_smoke().model_dump_json(), encoding="utf-8")
     for name in ("postgres", "mlflow", "prefect", "worker"):
         stack.start(name)
     commands = commands_of((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
