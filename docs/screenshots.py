@@ -1,6 +1,6 @@
 """The pictures of docs/operations.md, taken of the real UIs with headless Chromium.
 
-    MEDGRPO_HOME=shots medgrpo run configs/smoke.toml --set 'gate.rules=[{kind="data"}]'
+    MEDGRPO_HOME=shots medgrpo run configs/smoke.toml
     MEDGRPO_HOME=shots python docs/screenshots.py configs/smoke.toml
 
 Starts both UIs on the home folder, on loopback, and ends them again. Chromium: `apt-get install chromium`.

@@ -4,6 +4,7 @@ Only places are put differently: a service's host becomes 127.0.0.1, a port a fr
 """
 
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -278,12 +279,15 @@ def postgres_programs(folder: Path) -> Path:
 
 
 def _somebody() -> dict[str, Any]:
-    return {} if os.getuid() else {"user": "nobody", "group": "nogroup", "extra_groups": []}
+    if os.getuid():
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
 def _give_away(path: Path) -> None:
-    if not os.getuid():
-        shutil.chown(path, "nobody", "nogroup")
+    if somebody := _somebody():
+        shutil.chown(path, somebody["user"], somebody["group"])
 
 
 def _end_session(leader: int) -> None:
