@@ -201,7 +201,7 @@ def record(version: ModelVersionRef, decision: Decision, compared_with: int | No
 def _log_gate(client: "MlflowClient", version: ModelVersionRef, decision: Decision, champion: str) -> None:
     """Show the decision as a stage of the run that the version came from."""
     run = client.get_run(version.run_id)
-    training = RunRef(run_id=version.run_id, key=run.data.tags[KEY_TAG], experiment_id=run.info.experiment_id)
+    training = RunRef(run_id=version.run_id, key=run.data.tags.get(KEY_TAG, ""), experiment_id=run.info.experiment_id)
     figures = {
         f"gate/{verdict.rule}/{name}": value for verdict in decision.verdicts for name, value in verdict.figures.items()
     }
