@@ -18,7 +18,8 @@ from medgrpo.flow_runs import delete_flow_runs, ended_flow_runs
 from medgrpo.policy import adapter_digest
 from medgrpo.registry import Kept, kept_versions
 from medgrpo.settings import Settings
-from medgrpo.tracking import FLOW_RUN_TAG, deleted_runs, erase_run, has_server, read_tag, running_keys
+from medgrpo.tracking import FLOW_RUN_TAG, connect
+from medgrpo.trash import deleted_runs, erase_run, has_server, running_keys
 from medgrpo.types import DatasetRef, EvalReport, Frozen
 
 log = logging.getLogger(__name__)
@@ -177,7 +178,8 @@ def _needed(kept: Iterable[Kept], settings: Settings) -> _Needed:
         needed.adapters.add(one.version.adapter_digest)
         needed.evaluations |= set(one.reports)
         needed.runs.add(one.version.run_id)
-        needed.flow_runs.add(read_tag(one.version.run_id, FLOW_RUN_TAG, settings))
+        run = connect(settings).get_run(one.version.run_id)
+        needed.flow_runs.add(run.data.tags.get(FLOW_RUN_TAG, ""))
         needed.add_rows(one.card.dataset)
     return needed
 

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from medgrpo.types import CheckpointRef, DatasetRef, EvalReport, Frozen, RunRef,
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
     from pandas import DataFrame
 
 log = logging.getLogger(__name__)
@@ -183,56 +182,18 @@ def fail_run(run_id: str, settings: Settings) -> None:
 def fail_runs_of(flow_run_id: str, settings: Settings) -> None:
     """Mark the runs that a Prefect flow run has opened, and not closed, as failed."""
     client = connect(settings)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    wanted = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'"
-    for run in client.search_runs(experiments, wanted):
+    for run in find_runs(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'", settings):
         client.set_terminated(run.info.run_id, "FAILED")
 
 
-def running_keys(settings: Settings) -> set[str]:
-    """Training keys of the runs that are not finished."""
-    client = connect(settings)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=MOST_RUNS)
-    return {run.data.tags[KEY_TAG] for run in running if KEY_TAG in run.data.tags}
-
-
-def read_tag(run_id: str, name: str, settings: Settings) -> str:
-    """A tag of a run; empty: it has none of this name."""
-    return str(connect(settings).get_run(run_id).data.tags.get(name, ""))
-
-
-def deleted_runs(age: timedelta, settings: Settings) -> dict[str, str]:
-    """MLflow's trash: id → name of runs that somebody deleted at least so long ago, and that can still be restored.
-
-    A server doesn't tell when they were deleted, nor erases them: then all of them, whatever their age.
-    """
+def find_runs(wanted: str, settings: Settings, *, deleted: bool = False) -> list["Run"]:
+    """The runs of all experiments that fit MLflow's filter: those that are there, or those that somebody deleted."""
     from mlflow.entities import ViewType
 
     client = connect(settings)
     experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
-    runs = client.search_runs(experiments, run_view_type=ViewType.DELETED_ONLY, max_results=MOST_RUNS)
-    if not has_server(settings):
-        old = set(client._tracking_client.store._get_deleted_runs(older_than=age // timedelta(milliseconds=1)))
-        runs = [run for run in runs if run.info.run_id in old]
-    return {run.info.run_id: run.info.run_name for run in runs}
-
-
-def has_server(settings: Settings) -> bool:
-    """Whether an MLflow server keeps the runs, and not a file under the home folder."""
-    return settings.mlflow_uri.startswith("http")
-
-
-def erase_run(run_id: str, settings: Settings) -> None:
-    """Take a deleted run out of MLflow's trash, with its artifacts, for good; not where a server keeps it.
-
-    MLflow's own `gc` would erase deleted experiments and LoggedModels with it, which we may have promised to keep.
-    """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    client = connect(settings)
-    get_artifact_repository(client.get_run(run_id).info.artifact_uri).delete_artifacts()
-    client._tracking_client.store._hard_delete_run(run_id)
+    kind = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    return list(client.search_runs(experiments, wanted, kind, max_results=MOST_RUNS))
 
 
 def tag_run(run_id: str, name: str, value: str, settings: Settings) -> None:

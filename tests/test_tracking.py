@@ -14,9 +14,9 @@ from medgrpo.tracking import (
     describe_run,
     log_stage,
     open_run,
-    running_keys,
     watching_system,
 )
+from medgrpo.trash import running_keys
 from medgrpo.types import DatasetRef, RunRef
 
 
