@@ -54,9 +54,13 @@ def _start_server(settings: Settings) -> str:
     url = f"http://{HOST}:{port}/api"
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     log = settings.prefect_home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services"]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    # Not --no-services: one of them writes down the task runs.
+    own = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("SCHEDULER", "LATE_RUNS", "FOREMAN")}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=os.environ | own, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     atexit.register(end_group, process, GRACE_S)
     _wait_until_ready(url, process, str(log))
     return url

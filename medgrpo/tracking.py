@@ -65,7 +65,7 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
     Args:
         tags: extra tags, such as the Prefect flow run that works on it now.
     """
-    from mlflow.entities import DatasetInput, InputTag
+    from mlflow.entities import DatasetInput, InputTag, Param
 
     client = connect(settings)
     experiment = _experiment(client, config.model_name, settings)
@@ -75,8 +75,7 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
         client.update_run(run.info.run_id, status="RUNNING")
     else:
         run = client.create_run(experiment, run_name=f"{config.name}-{key[:8]}")
-        for name, value in _params(config).items():
-            client.log_param(run.info.run_id, name, value)
+        client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in _params(config).items()])
         client.log_dict(run.info.run_id, config.model_dump(mode="json"), "config.json")
         inputs = [
             DatasetInput(_mlflow_dataset(dataset, split), [InputTag("mlflow.data.context", split)])
@@ -322,7 +321,9 @@ def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
         return str(experiment.experiment_id)
     # A server owns its artifacts; for the SQLite file they go under the home folder instead of the working folder.
     location = None if settings.tracking_uri else (settings.artifacts / name).as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    # The UI opens on training runs; without it, on traces.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
 def _mlflow_dataset(dataset: DatasetRef, split: Split) -> Any:

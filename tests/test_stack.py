@@ -74,7 +74,7 @@ CLOSED = [
 
 
 def _smoke() -> Config:
-    overrides = ["grpo.steps=4", "grpo.checkpoints=2", "grpo.num_generations=4", "grpo.prompts_per_step=2"]
+    overrides = ["grpo.steps=1", "grpo.checkpoints=1", "grpo.num_generations=4", "grpo.prompts_per_step=2"]
     overrides += ["data.source.rows=60", "data.validation_rows=6", "data.test_rows=12"]
     return read_config(ROOT / "configs/smoke.toml", overrides)
 
@@ -157,12 +157,12 @@ def test_every_route_of_prefects_api_asks_for_the_password(stack: Stack) -> None
 
     with httpx.Client(base_url=stack.url("prefect"), timeout=60) as client:
         tried = 0
-        for route in create_api_app().routes:
-            path = "/api" + re.sub(r"{[^}]+}", "00000000-0000-0000-0000-000000000000", route.path)
-            for method in getattr(route, "methods", None) or ():
-                if path not in OPEN["prefect"] and method != "HEAD":
+        for template, methods in create_api_app().openapi()["paths"].items():
+            path = "/api" + re.sub(r"{[^}]+}", "00000000-0000-0000-0000-000000000000", template)
+            for method in methods:
+                if path not in OPEN["prefect"]:
                     tried += 1
-                    assert client.request(method, path).status_code == 401, f"{method} {path}"
+                    assert client.request(method.upper(), path).status_code == 401, f"{method} {path}"
     assert tried > 150
 
 
