@@ -94,7 +94,6 @@ def main() -> None:
     with ui("mlflow", "/health") as url:
         shoot(f"{url}{runs}", "mlflow-runs")
         shoot(f"{url}{runs}/{run.info.run_id}", "mlflow-run", 1200)
-        shoot(f"{url}{runs}/{run.info.run_id}/model-metrics", "mlflow-metrics", 1200)
         shoot(f"{url}/#/models/{config.model_name}", "mlflow-registry", 600)
     with ui("prefect", "/api/ready") as url:
         shoot(f"{url}/runs/flow-run/{run.data.tags[FLOW_RUN_TAG]}", "prefect-flow-run", 1100)

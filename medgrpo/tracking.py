@@ -321,9 +321,7 @@ def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
         return str(experiment.experiment_id)
     # A server owns its artifacts; for the SQLite file they go under the home folder instead of the working folder.
     location = None if settings.tracking_uri else (settings.artifacts / name).as_uri()
-    # The UI opens on training runs; without it, on traces.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    return str(client.create_experiment(name, artifact_location=location))
 
 
 def _mlflow_dataset(dataset: DatasetRef, split: Split) -> Any:
