@@ -50,10 +50,7 @@ def run_reconcile(settings: Settings, fix: bool) -> Report:
 
 def connect(settings: Settings) -> None:
     """Make Prefect ready for this process: its server, its folders, its logs. Prefect is imported only after this."""
-    for name, value in prefect_variables(settings).items():
-        os.environ.setdefault(name, value)
-    if "PREFECT_API_URL" not in os.environ:
-        os.environ["PREFECT_API_URL"] = _start_server(settings)
+    os.environ["PREFECT_API_URL"] = find_server(settings)
     import prefect  # noqa: F401  (reads its settings when it is first imported, and sets up logging)
 
     own = logging.getLogger("medgrpo")
@@ -61,6 +58,13 @@ def connect(settings: Settings) -> None:
     own.handlers = [handler for handler in own.handlers if type(handler).__name__ != "PrefectConsoleHandler"]
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_trace)
+
+
+def find_server(settings: Settings) -> str:
+    """The URL of Prefect's API: of the server that `PREFECT_API_URL` names, or of one that lives as long as we do."""
+    for name, value in prefect_variables(settings).items():
+        os.environ.setdefault(name, value)
+    return os.environ.get("PREFECT_API_URL") or _start_server(settings)
 
 
 def _start_server(settings: Settings) -> str:

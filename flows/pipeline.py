@@ -27,7 +27,12 @@ from tasks.track import close_run, fail_run, find_finished, hold_run, open_run
 from tasks.train import train
 from tasks.validate import validate
 
-HOOKS: Any = {"on_running": [hold_run], "on_failure": [fail_run], "on_crashed": [fail_run], "on_cancellation": [fail_run]}
+HOOKS: Any = {
+    "on_running": [hold_run],
+    "on_failure": [fail_run],
+    "on_crashed": [fail_run],
+    "on_cancellation": [fail_run],
+}
 
 
 @flow(name="medgrpo", **HOOKS)

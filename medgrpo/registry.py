@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
@@ -16,7 +16,7 @@ from medgrpo.errors import BaseModelError, NotFoundError
 from medgrpo.fingerprint import digest
 from medgrpo.policy import adapter_digest
 from medgrpo.settings import Settings
-from medgrpo.tracking import connect, ensure_logged_model
+from medgrpo.tracking import KEY_TAG, connect, ensure_logged_model, log_stage
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, Decision, Frozen, ModelVersionRef, RunRef
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ class VersionCard(Frozen):
     base: BaseRef
     dataset: DatasetRef
     checkpoint: CheckpointRef
+
+
+class Kept(Frozen):
+    """A version that an alias points to, with all that it came from and that its decision rests on."""
+
+    version: ModelVersionRef
+    aliases: tuple[str, ...]
+    card: VersionCard
+    reports: tuple[str, ...]
+    """Keys of the two reports that its decision compared; none where no decision is stored."""
 
 
 def lock_file(name: str, settings: Settings) -> Path:
@@ -188,8 +198,21 @@ def record(version: ModelVersionRef, decision: Decision, compared_with: int | No
     reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
     client.update_model_version(version.name, str(version.version), f"{verdict}\n\n{reasons}")
     champion = str(compared_with) if compared_with else ""
+    _log_gate(client, version, decision, champion)
     for tag, value in ((VERDICT, verdict), (COMPARED, champion), (DECIDED, digest(decision))):
         client.set_model_version_tag(version.name, str(version.version), tag, value)
+
+
+def _log_gate(client: "MlflowClient", version: ModelVersionRef, decision: Decision, champion: str) -> None:
+    """Show the decision as a stage of the run that the version came from."""
+    run = client.get_run(version.run_id)
+    training = RunRef(run_id=version.run_id, key=run.data.tags.get(KEY_TAG, ""), experiment_id=run.info.experiment_id)
+    figures = {
+        f"gate/{verdict.rule}/{name}": value for verdict in decision.verdicts for name, value in verdict.figures.items()
+    }
+    figures |= {"gate/promote": float(decision.promote), "gate/difference": decision.difference.mean}
+    against = f"version {champion}" if champion else "the base model"
+    log_stage(client, training, f"gate version {version.version} against {against}", digest(decision), figures)
 
 
 def read_decision(version: ModelVersionRef, settings: Settings) -> Decision:
@@ -309,6 +332,35 @@ def resolve_base(version: ModelVersionRef, card: VersionCard, settings: Settings
             f"the base model here is {base.name} ({base.digest[:8]})"
         )
     return base
+
+
+def kept_versions(settings: Settings) -> list[Kept]:
+    """The champion, previous and challenger of every registered model.
+
+    Raises:
+        NotFoundError: the files of one of them are not in MLflow, so nobody can tell what it came from.
+    """
+    client = connect(settings)
+    found, token = [], None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        for model in page:
+            aliases = {alias: version for alias, version in model.aliases.items() if alias in get_args(Alias)}
+            for number in sorted(set(aliases.values()), key=int):
+                named = tuple(alias for alias in get_args(Alias) if aliases.get(alias) == number)
+                found.append(_kept(get(model.name, int(number), settings), named, settings))
+        token = page.token
+        if not token:
+            return found
+
+
+def _kept(version: ModelVersionRef, aliases: tuple[str, ...], settings: Settings) -> Kept:
+    try:
+        decision = read_decision(version, settings)
+        reports: tuple[str, ...] = (decision.challenger, decision.incumbent)
+    except NotFoundError:
+        reports = ()
+    return Kept(version=version, aliases=aliases, card=read_card(version, settings), reports=reports)
 
 
 def ensure_model(client: "MlflowClient", name: str, about: str | None = None) -> None:

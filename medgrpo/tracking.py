@@ -2,15 +2,16 @@
 
 import json
 import logging
-import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medgrpo.config import Config
 from medgrpo.errors import TrackingError
+from medgrpo.metric_names import report_figures, rows_label
 from medgrpo.processes import hold
 from medgrpo.settings import Settings
 from medgrpo.types import CheckpointRef, DatasetRef, EvalReport, Frozen, RunRef, Split
@@ -20,10 +21,21 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from pandas import DataFrame
 
+log = logging.getLogger(__name__)
+
 KEY_TAG = "medgrpo.key"
 FLOW_RUN_TAG = "prefect.flow_run_id"
 RETIRED_TAG = "medgrpo.key_before"
 """Key of a run whose training was done once more, with `--from`."""
+PARENT_TAG = "mlflow.parentRunId"
+STAGE_TAG, STAGE_KEY_TAG = "medgrpo.stage", "medgrpo.stage_key"
+"""Tags of a stage's run: which stage, and the content key of what it shows."""
+MOST_RUNS = 10_000
+"""Runs that one question to MLflow gives at most."""
+SYSTEM_S = 10
+"""Seconds between two looks at the machine."""
+UNCOMPARED = {"guards", "fast_path", "rollouts", "gradient_accumulation_steps"}
+"""Keys of the config's `grpo` that change how a training is made, not what it learns."""
 MAX_PARAM = 500
 """MLflow's longest parameter value, in characters, that every store takes."""
 
@@ -69,7 +81,7 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
     Args:
         tags: extra tags, such as the Prefect flow run that works on it now.
     """
-    from mlflow.entities import DatasetInput, InputTag
+    from mlflow.entities import DatasetInput, InputTag, Param
 
     client = connect(settings)
     experiment = _experiment(client, config.model_name, settings)
@@ -81,8 +93,7 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
     else:
         run = client.create_run(experiment, run_name=f"{config.name}-{key[:8]}")
         hold(run.info.run_id, settings)
-        for name, value in _params(config).items():
-            client.log_param(run.info.run_id, name, value)
+        client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in _params(config).items()])
         client.log_dict(run.info.run_id, config.model_dump(mode="json"), "config.json")
         inputs = [
             DatasetInput(_mlflow_dataset(dataset, split), [InputTag("mlflow.data.context", split)])
@@ -92,7 +103,80 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
         client.set_tag(run.info.run_id, KEY_TAG, key)  # last: a run that is found is whole
     for name, value in tags.items():
         client.set_tag(run.info.run_id, name, value)
-    return RunRef(run_id=run.info.run_id, key=key, experiment_id=experiment)
+    opened = RunRef(run_id=run.info.run_id, key=key, experiment_id=experiment)
+    rows = {f"rows/{split}": float(count) for split, count in dataset.rows.items()}
+    log_stage(
+        client,
+        opened,
+        "data",
+        dataset.key,
+        rows,
+        0,
+        [(split, _mlflow_dataset(dataset, split)) for split in dataset.rows],
+    )
+    return opened
+
+
+def log_stage(
+    client: "MlflowClient",
+    run: RunRef,
+    name: str,
+    key: str,
+    figures: Mapping[str, float],
+    step: int = 0,
+    rows: Sequence[tuple[str, Any]] = (),
+) -> None:
+    """Show a stage as a run below the training's, once: MLflow's table unfolds it, and compares its figures.
+
+    Args:
+        name: of the stage and what it is about: there is one run of each name.
+        key: content key of what the figures are of.
+        rows: the datasets that they were measured on, each with its role.
+    """
+    from mlflow.entities import DatasetInput, InputTag, Metric
+
+    wanted = f"tags.`{PARENT_TAG}` = '{run.run_id}' and attributes.run_name = '{name}'"
+    found = client.search_runs([run.experiment_id], wanted, max_results=1)
+    if found and found[0].data.tags.get(STAGE_KEY_TAG) == key:
+        return
+    tags = {PARENT_TAG: run.run_id, STAGE_TAG: name.partition(" ")[0]}
+    stage = found[0] if found else client.create_run(run.experiment_id, run_name=name, tags=tags)
+    now = int(time.time() * 1000)
+    client.log_batch(stage.info.run_id, [Metric(label, value, now, step) for label, value in figures.items()])
+    if rows:
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", role)]) for role, dataset in rows]
+        client.log_inputs(stage.info.run_id, datasets=inputs)
+    client.set_tag(stage.info.run_id, STAGE_KEY_TAG, key)  # last: a run that has it is whole
+    client.set_terminated(stage.info.run_id)
+
+
+@contextmanager
+def watching_system(run_id: str, settings: Settings) -> Iterator[None]:
+    """Log what this process's machine does to a run, under `system/`: CPU, memory, disk, network, and NVIDIA's GPUs.
+
+    Nothing here ends a training: where MLflow doesn't take it, there is a gap.
+    """
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    connect(settings)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    monitor = SystemMetricsMonitor(run_id, SYSTEM_S, resume_logging=True)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+        try:  # it drops the interval that it was in: short trainings would have nothing
+            monitor.collect_metrics()
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
+        except Exception as error:  # MLflow raises requests', SQLAlchemy's and its own types here
+            log.warning("MLflow did not take the last system metrics: %s", settings.without_secrets(str(error)))
+
+
+def describe_run(run: RunRef, markdown: str, settings: Settings) -> None:
+    """Put a text with links on top of a run's page."""
+    connect(settings).set_tag(run.run_id, "mlflow.note.content", markdown)
 
 
 def find_run(config: Config, key: str, settings: Settings) -> "Run | None":
@@ -139,17 +223,12 @@ def fail_run(run_id: str, settings: Settings) -> None:
 def fail_runs_of(flow_run_id: str, settings: Settings) -> None:
     """Mark the runs that a Prefect flow run has opened, and not closed, as failed."""
     client = connect(settings)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    wanted = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'"
-    for run in client.search_runs(experiments, wanted):
+    for run in find_runs(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'", settings):
         client.set_terminated(run.info.run_id, "FAILED")
 
 
 def open_runs(settings: Settings) -> list[OpenRun]:
     """All runs that look busy."""
-    client = connect(settings)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
     return [
         OpenRun(
             run_id=run.info.run_id,
@@ -158,13 +237,23 @@ def open_runs(settings: Settings) -> list[OpenRun]:
             flow_run=run.data.tags.get(FLOW_RUN_TAG, ""),
             key=run.data.tags.get(KEY_TAG, ""),
         )
-        for run in found
+        for run in find_runs("attributes.status = 'RUNNING'", settings)
     ]
 
 
 def end_run(run_id: str, status: Literal["FAILED", "KILLED"], settings: Settings) -> None:
     """Mark a run that nobody works on any more."""
     connect(settings).set_terminated(run_id, status)
+
+
+def find_runs(wanted: str, settings: Settings, *, deleted: bool = False) -> list["Run"]:
+    """The runs of all experiments that fit MLflow's filter: those that are there, or those that somebody deleted."""
+    from mlflow.entities import ViewType
+
+    client = connect(settings)
+    experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
+    kind = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    return list(client.search_runs(experiments, wanted, kind, max_results=MOST_RUNS))
 
 
 def tag_run(run_id: str, name: str, value: str, settings: Settings) -> None:
@@ -215,7 +304,11 @@ def log_evaluation(
     label = rows_label(report)
     rows = _mlflow_rows(dataset, label, report.rows_digest, report.rows)
     prefix = f"eval/{label}" + ("/incumbent" if is_foreign(report.checkpoint, run) else "")
-    figures = {f"{prefix}/{name}": value for name, value in _figures(report).items()}
+    figures = {f"{prefix}/{name}": value for name, value in report_figures(report).items()}
+    plain = {f"eval/{name}": value for name, value in report_figures(report).items()}
+    log_stage(
+        client, run, f"evaluation {label} {model.name}", report.key, plain, report.checkpoint.step, [(label, rows)]
+    )
     logged = {metric.key: metric.value for metric in model.metrics or [] if metric.dataset_digest == rows.digest}
     if logged.items() >= figures.items():
         return
@@ -225,29 +318,6 @@ def log_evaluation(
         for name, value in figures.items()
     ]
     client.log_batch(run.run_id, metrics=metrics)
-
-
-def rows_label(report: EvalReport) -> str:
-    """What a report's rows are called in names of metrics, where a path may not stand."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", report.benchmark)[-100:]
-    return f"benchmark/{name}" if name else report.split
-
-
-def _figures(report: EvalReport) -> dict[str, float]:
-    """A report's figures by the names of their metrics; topics are in its table."""
-    accuracy, sampled, orders = report.accuracy, report.sampled, report.orders
-    figures = {"accuracy": accuracy.mean, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
-    for name in ("lenient_accuracy", "format_rate", "refusal_rate", "completion_tokens"):
-        figures[name] = getattr(report, name).mean
-    figures |= {f"slices/{name}": found.mean for name, found in report.slices.items()}
-    if sampled:
-        figures |= {f"sampled/pass_at_{count}": chance.mean for count, chance in sampled.pass_at.items()}
-        figures |= {"sampled/majority": sampled.majority.mean, "sampled/agreement": sampled.agreement.mean}
-        figures |= {"sampled/calibration_error": sampled.calibration_error}
-    if orders:
-        figures |= {"orders/accuracy": orders.accuracy.mean, "orders/stable": orders.stable.mean}
-        figures |= {"orders/position_bias": orders.position_bias}
-    return figures
 
 
 def is_foreign(checkpoint: CheckpointRef, run: RunRef) -> bool:
@@ -337,7 +407,7 @@ def _mlflow_rows(dataset: DatasetRef, label: str, digest: str, rows: int) -> Any
 def _params(config: Config) -> dict[str, str]:
     """The settings that people compare runs by; the whole config is an artifact."""
     grpo = config.grpo.model_dump(mode="json")
-    shown = {f"grpo.{name}": value for name, value in grpo.items()}
+    shown = {f"grpo.{name}": value for name, value in grpo.items() if name not in UNCOMPARED}
     shown |= {"seed": config.seed, "policy.lora.r": config.policy.lora.r, "policy.lora.alpha": config.policy.lora.alpha}
     shown |= {"policy.base": json.dumps(config.policy.base.model_dump(mode="json"))}
     shown |= {f"rewards.{reward.label}": reward.weight for reward in config.rewards}

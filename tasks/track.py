@@ -15,7 +15,7 @@ from medgrpo.keys import noted_train_key, train_key
 from medgrpo.processes import hold
 from medgrpo.progress import outlive_output
 from medgrpo.settings import Settings
-from medgrpo.tracking import FLOW_RUN_TAG, fail_runs_of, is_open_for, retire_run, run_url
+from medgrpo.tracking import FLOW_RUN_TAG, describe_run, fail_runs_of, is_open_for, retire_run, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
 from medgrpo.tracking import open_run as open_mlflow_run
 from medgrpo.types import BaseRef, DatasetRef, RunRef
@@ -49,6 +49,9 @@ def open_run(config: Config, base: BaseRef, dataset: DatasetRef) -> RunRef:
     settings = Settings()
     run = open_mlflow_run(config, dataset, noted_train_key(config, dataset, base, settings), settings, tags)
     link = run_url(run, settings)
+    if flow_run.ui_url:
+        shown = f"Last worked on by Prefect's flow run [{flow_run.name}]({flow_run.ui_url})."
+        describe_run(run, shown, settings)
     create_markdown_artifact(key="mlflow-run", markdown=f"[MLflow run {run.run_id}]({link}) of `{config.model_name}`")
     return run
 

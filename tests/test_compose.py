@@ -3,6 +3,7 @@
 import ast
 import configparser
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -108,6 +109,18 @@ def help_of(*command: str) -> frozenset[str]:
 def test_the_services_are_the_documented_ones() -> None:
     assert set(SERVICES) == set(NAMES)
     assert set(COMPOSE) <= {"name", "services", "volumes", *(key for key in COMPOSE if key.startswith("x-"))}
+
+
+def test_the_file_fits_the_compose_specification() -> None:
+    import check_jsonschema
+    import jsonschema
+
+    vendored = Path(check_jsonschema.__file__).parent / "builtin_schemas/vendor/compose-spec.json"
+    schema = json.loads(vendored.read_text(encoding="utf-8"))
+    jsonschema.validate(COMPOSE, schema)
+    wrong = COMPOSE | {"services": SERVICES | {"mlflow": SERVICES["mlflow"] | {"helthcheck": {}}}}
+    with pytest.raises(jsonschema.ValidationError, match="helthcheck"):
+        jsonschema.validate(wrong, schema)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -281,7 +281,8 @@ def test_a_refused_training_names_its_reason_and_is_not_retried(config: Config, 
     assert failed.run_count == 1
     client = tracking.connect(settings)
     experiment = client.get_experiment_by_name(changed.model_name)
-    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    ours = f"tags.`{tracking.KEY_TAG}` != ''"
+    newest = client.search_runs([experiment.experiment_id], ours, order_by=["attributes.start_time DESC"])[0]
     assert newest.info.status == "FAILED"
 
 

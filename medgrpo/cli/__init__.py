@@ -8,7 +8,7 @@ from medgrpo.errors import MedgrpoError
 
 # Each adds its commands; --help shows them in this order.
 # isort: off
-from medgrpo.cli import pipeline, champion, serving, operating, reconciling  # noqa: F401
+from medgrpo.cli import pipeline, champion, serving, operating, reconciling, cleaning  # noqa: F401
 # isort: on
 
 __all__ = ["app", "main"]

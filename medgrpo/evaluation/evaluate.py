@@ -14,9 +14,10 @@ from medgrpo.evaluation.rows import judge
 from medgrpo.evaluation.sampled import judge_sampled
 from medgrpo.evaluation.stored import Tables, read_report, read_tables, write_report
 from medgrpo.keys import eval_key, rows_digest
+from medgrpo.metric_names import rows_label
 from medgrpo.policy import Policy
 from medgrpo.settings import Settings
-from medgrpo.tracking import is_foreign, log_evaluation, log_rows, rows_label
+from medgrpo.tracking import is_foreign, log_evaluation, log_rows
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, Example, RunRef, Split
 
 log = logging.getLogger(__name__)

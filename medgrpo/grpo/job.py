@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from medgrpo.rewards import Context, Reward
 from medgrpo.rewards.scorer import forget_scorers, share_scorer
 from medgrpo.rewards.scoring import prepared, score
 from medgrpo.rewards.trl import for_trl, read_rollout
+from medgrpo.tracking import watching_system
 from medgrpo.types import Example
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,13 @@ def run(job: Job) -> None:
     stopper.listen()
     if is_main():
         sweep(output)
+    with watching_system(job.run_id, job.settings) if is_main() else nullcontext():
+        _train(job, output, stopper)
+
+
+def _train(job: Job, output: Path, stopper: Stopper) -> None:
+    """Make the rewards ready, start warm, and try until an attempt isn't rolled back."""
+    config = job.config
     examples = read_split(job.dataset, "train", job.settings)
     with main_first():  # what is measured on the rows is measured and written once
         rewards = prepared(config.rewards, context(job, examples))
