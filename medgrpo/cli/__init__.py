@@ -3,9 +3,13 @@
 import signal
 import sys
 
-from medgrpo.cli import champion, operating, pipeline, serving  # noqa: F401 (each adds its commands, in this order)
 from medgrpo.cli.app import app
 from medgrpo.errors import MedgrpoError
+
+# Each adds its commands; --help shows them in this order.
+# isort: off
+from medgrpo.cli import pipeline, champion, serving, operating  # noqa: F401
+# isort: on
 
 __all__ = ["app", "main"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medgrpo.cli.app import app, ConfigPath, Overrides, read_stages
+from medgrpo.cli.app import ConfigPath, Overrides, app, read_stages
 from medgrpo.errors import UserError
 
 REFUSED = 3
@@ -15,7 +15,7 @@ CHANGED = 1
 """Exit code of `history` when the log's chain is broken."""
 
 
-@app.command()
+@app.command(rich_help_panel="Champion")
 def promote(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -50,7 +50,7 @@ def promote(
         raise typer.Exit(REFUSED)
 
 
-@app.command()
+@app.command(rich_help_panel="Champion")
 def rollback(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -71,7 +71,7 @@ def rollback(
     print(f"{version.name} version {version.version} is the champion again; restart `medgrpo serve` to serve it")
 
 
-@app.command()
+@app.command(rich_help_panel="Champion")
 def history(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """Who moved the champion, when and why; exit code 1 if somebody changed the log.
 
@@ -89,7 +89,7 @@ def history(config_path: ConfigPath, overrides: Overrides = None) -> None:
         raise typer.Exit(CHANGED)
 
 
-@app.command()
+@app.command(rich_help_panel="Champion")
 def export(
     config_path: ConfigPath,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="A folder that is not there yet.")],

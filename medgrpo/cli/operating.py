@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from medgrpo.cli.app import app, 
+from medgrpo.cli.app import app
 
 
-@app.command()
+@app.command(rich_help_panel="Operating")
 def ui(
     which: Annotated[Literal["mlflow", "prefect"], typer.Argument(help="Which UI to open.")],
     port: Annotated[int, typer.Option(help="0: the UI's usual one (MLflow 5000, Prefect 4200).")] = 0,

@@ -1,16 +1,16 @@
 """Commands: the pipeline and each of its stages."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from medgrpo.cli.app import app, ConfigPath, Overrides, read_stages
+from medgrpo.cli.app import ConfigPath, Overrides, app, read_stages
 
 SplitName = Literal["validation", "test"]
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """Run the whole pipeline as a Prefect flow: data, training, evaluation, registry, gate, served answer.
 
@@ -26,7 +26,7 @@ def run(config_path: ConfigPath, overrides: Overrides = None) -> None:
     print(render(run_pipeline(config, settings), settings))
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def plan(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -47,7 +47,7 @@ def plan(
     print(make_plan(read_config(config_path, overrides or ()), Settings(), with_step=measure))
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def prepare(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -74,7 +74,7 @@ def prepare(
     print(describe_dataset(stages.config, stages.dataset, report, stages.settings, data_docs))
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """Let the rewards prove themselves on the train rows: full marks for gold, none for cheats; exit code 2 if not.
 
@@ -94,7 +94,7 @@ def audit(config_path: ConfigPath, overrides: Overrides = None) -> None:
         raise AuditFailed(describe_refusal(report, page))
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def train(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """Train the adapter, from the newest good checkpoint if there is one; print the checkpoints.
 
@@ -106,7 +106,7 @@ def train(config_path: ConfigPath, overrides: Overrides = None) -> None:
     print(f"MLflow run {stages.run.run_id}")
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def evaluate(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -131,7 +131,7 @@ def evaluate(
         print(f"{name:12} accuracy {report.accuracy}  format rate {report.format_rate}  rows {report.rows}")
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def register(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """Make the checkpoint that is best on the validation rows a model version, and the challenger.
 
@@ -141,7 +141,7 @@ def register(config_path: ConfigPath, overrides: Overrides = None) -> None:
     print(f"{version.name} version {version.version}, adapter {version.adapter_digest}")
 
 
-@app.command()
+@app.command(rich_help_panel="Pipeline")
 def report(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """Write the page about the comparison with what is served: figures, plots, differing rows, the gate's reasons.
 

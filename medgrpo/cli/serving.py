@@ -1,14 +1,13 @@
 """Commands: the served stage."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medgrpo.cli.app import app, ConfigPath, Overrides
+from medgrpo.cli.app import ConfigPath, Overrides, app
 
 
-@app.command()
+@app.command(rich_help_panel="Serving")
 def serve(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -31,7 +30,7 @@ def serve(
     run_server(load_engine(config, Settings(), version), host, port, config.serve.max_completion_tokens)
 
 
-@app.command()
+@app.command(rich_help_panel="Serving")
 def ask(
     question: Annotated[str, typer.Argument(help="The question, with its options if it has some.")],
     url: Annotated[str, typer.Option(help="Where the served stage is.")] = "http://127.0.0.1:8000",
