@@ -1,0 +1,153 @@
+"""A served stage for tests: an engine that says what it is told to, real versions of it, a real server in a thread."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+
+import httpx
+import uvicorn
+
+from medgrpo.config import ServeConfig
+from medgrpo.serve.api_keys import ApiKeys
+from medgrpo.serve.app import build_app
+from medgrpo.serve.engine import Decoding, Engine, Loaded, Piece, Served, Source
+from medgrpo.serve.guard import Doorman
+from medgrpo.serve.server import Server
+from medgrpo.serve.stage import Stage, VersionsInMemory
+from medgrpo.settings import Settings
+
+LONGEST = 24
+USER = [{"role": "user", "content": "A patient has a fever of 39.4 C. What now?"}]
+STRICT = "<reasoning>it is so indeed</reasoning>\n<answer>B</answer>"
+
+
+def served(version: str = "medgrpo-tiny/3") -> Served:
+    return Served(version, "run-1", "digest-1", "adapter-1", "Be exact.", (("1 + 1?", "2"),), "tiny")
+
+
+@dataclass
+class Saying:
+    """A version that says a fixed text word by word; with `hold`, it waits for `go_on` before the word of that number."""
+
+    served: Served = field(default_factory=served)
+    said: str = STRICT
+    hold: int | None = None
+    failure: Exception | None = None
+    chats: list[list[dict[str, str]]] = field(default_factory=list)
+    decodings: list[Decoding] = field(default_factory=list)
+    holding: Event = field(default_factory=Event)
+    go_on: Event = field(default_factory=Event)
+    cancelled: Event = field(default_factory=Event)
+
+    async def stream(self, chat: list[dict[str, str]], decoding: Decoding) -> AsyncIterator[Piece]:
+        self.chats.append(chat)
+        self.decodings.append(decoding)
+        words = self.said.split(" ")
+        try:
+            for number, word in enumerate(words):
+                if number == self.hold:
+                    self.holding.set()
+                    while not self.go_on.is_set():
+                        await asyncio.sleep(0.01)
+                    if self.failure:
+                        raise self.failure
+                last = number == len(words) - 1
+                yield Piece(word if last else f"{word} ", 7, number + 1, "stop" if last else None)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.set()
+            raise
+
+
+class Speaking:
+    """An engine whose versions are made elsewhere."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+
+    async def load(self, source: Source) -> Loaded:
+        raise NotImplementedError
+
+    async def unload(self, loaded: Loaded) -> None: ...
+
+    def fault(self) -> str:
+        return self.broken
+
+    async def close(self) -> None: ...
+
+
+class Fixed:
+    """Versions in memory that nothing swaps."""
+
+    def __init__(self, **roles: Loaded) -> None:
+        self.roles = roles
+        self.swaps = 0
+        self.problem = ""
+        self.held = 0
+
+    @contextmanager
+    def choose(self, asked: str | None) -> Iterator[Loaded]:
+        champion = next(iter(self.roles.values()), None)
+        names = {loaded.served.version: loaded for loaded in self.roles.values()} | self.roles
+        if champion is not None:
+            names[champion.served.name] = champion
+        loaded = champion if asked is None else names.get(asked)
+        if loaded is None:
+            raise LookupError(asked)
+        self.held += 1
+        try:
+            yield loaded
+        finally:
+            self.held -= 1
+
+    def served(self) -> dict[str, Served]:
+        return {role: loaded.served for role, loaded in self.roles.items()}
+
+
+def stage(
+    home: Path,
+    versions: VersionsInMemory,
+    engine: Engine | None = None,
+    limits: ServeConfig | None = None,
+    key: str = "",
+    **settings: object,
+) -> Stage:
+    place = Settings(home=home, **settings)  # type: ignore[arg-type]
+    limits = limits or ServeConfig(max_completion_tokens=LONGEST)
+    return Stage(engine or Speaking(), versions, limits, place, ApiKeys(place.key_file, key))
+
+
+@contextmanager
+def listening(make: Callable[[], Stage] | Stage) -> Iterator[tuple[str, Server]]:
+    """A real server in a thread: its URL, and itself."""
+    doorman = Doorman()
+    app = build_app(make if isinstance(make, Stage) else make(), doorman)
+    config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
+    server = Server(config, doorman)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def asking(stage: Stage) -> Iterator[httpx.Client]:
+    """A client of a real server."""
+    with listening(stage) as (url, _), httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for a condition, or fail."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
