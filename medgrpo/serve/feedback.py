@@ -148,7 +148,7 @@ def describe(figures: list[VersionFigures]) -> str:
     """The figures as a table."""
     if not figures:
         return "nothing is noted yet: set MEDGRPO_SHADOW or MEDGRPO_CHALLENGER_SHARE, or POST /v1/feedback"
-    rows = [("version", "requests", "shadows", "strict", "tokens", "median s", "up", "down")]
+    rows: list[tuple[str, ...]] = [("version", "requests", "shadows", "strict", "tokens", "median s", "up", "down")]
     for entry in figures:
         told = (entry.strict_share, ".2f"), (entry.mean_completion_tokens, ".1f"), (entry.median_seconds, ".2f")
         shown = ("-" if value is None else format(value, form) for value, form in told)
