@@ -95,7 +95,6 @@ def build_app(stage: Stage, doorman: Doorman | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await answerer.close()
-        lineage.close()
         await stage.close()
 
     app = FastAPI(title="medgrpo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from threading import Thread
 from typing import Any
 
 from medgrpo import registry
@@ -25,11 +27,10 @@ DISCLAIMER = (
 
 
 class Lineage:
-    """Asks the registry about versions, in a thread of its own: it may be slow, or down for minutes."""
+    """Asks the registry about versions, in threads of its own: it may be slow, or down for minutes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lineage")
         self._asked: dict[str, tuple[float, asyncio.Future[dict[str, Any]]]] = {}
 
     async def of(self, role: str, served: Served) -> dict[str, Any]:
@@ -53,21 +54,31 @@ class Lineage:
             problem = str(error) if isinstance(error, MedgrpoError) else "the registry can't be read"
             return known | {"problem": self._settings.without_secrets(problem)}
 
-    def close(self) -> None:
-        """Ask nothing more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
     def _ask(self, version: str) -> "asyncio.Future[dict[str, Any]]":
         """One question at a time per version, also while the registry is slow: threads don't pile up."""
         now = time.monotonic()
         self._asked = {name: entry for name, entry in self._asked.items() if _holds(*entry, now)}
         if version not in self._asked:
-            loop = asyncio.get_running_loop()
-            asked = loop.run_in_executor(self._thread, read_lineage, version, self._settings)
-            # Of a failure that nobody waits for any more, asyncio would complain.
-            asked.add_done_callback(_failed)
-            self._asked[version] = (now, asked)
+            self._asked[version] = (now, self._start(version))
         return self._asked[version][1]
+
+    def _start(self, version: str) -> "asyncio.Future[dict[str, Any]]":
+        """Ask in a daemon thread: one of an executor would be waited for when the server ends, for minutes."""
+        loop = asyncio.get_running_loop()
+        asked: asyncio.Future[dict[str, Any]] = loop.create_future()
+        # Of a failure that nobody waits for any more, asyncio would complain.
+        asked.add_done_callback(_failed)
+
+        def read() -> None:
+            try:
+                done = partial(asked.set_result, read_lineage(version, self._settings))
+            except Exception as error:
+                done = partial(asked.set_exception, error)
+            with suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(done)
+
+        Thread(target=read, name=f"lineage of {version}", daemon=True).start()
+        return asked
 
 
 def _holds(begun: float, asked: "asyncio.Future[dict[str, Any]]", now: float) -> bool:
