@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from socket import socket
@@ -13,7 +13,8 @@ from threading import Event, Thread
 import httpx
 import uvicorn
 
-from medgrpo.config import ServeConfig
+from medgrpo.base_models import resolve
+from medgrpo.config import Config, ServeConfig
 from medgrpo.serve.api_keys import ApiKeys
 from medgrpo.serve.app import build_app
 from medgrpo.serve.engine import Decoding, Engine, Loaded, Piece, Served, Source
@@ -166,3 +167,32 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.01)
+
+
+def tiny_sources(config: Config, home: Path) -> tuple[Source, Source]:
+    """What an engine loads: the tiny base with a random adapter that changes what it says, and the base alone."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from medgrpo.policy import load_base
+
+    base = resolve(config.policy.base, Settings(home=home))
+    torch.manual_seed(7)
+    lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(load_base(base.folder).model, lora).save_pretrained(str(home / "adapter"))
+    prompt = {"system_prompt": config.prompt.system, "demonstrations": config.prompt.shown}
+    champion, alone = replace(served(), **prompt), replace(served("base"), run_id="", dataset_digest="", **prompt)
+    return Source(champion, base, home / "adapter", config.policy), Source(alone, base, None, config.policy)
+
+
+def embedded(config: Config, home: Path) -> Callable[[], Awaitable[Stage]]:
+    """Starts a stage of the embedded engine, with both tiny versions."""
+    from medgrpo.serve.embedded import EmbeddedEngine
+
+    async def start() -> Stage:
+        engine = EmbeddedEngine()
+        champion, alone = tiny_sources(config, home)
+        roles = {"champion": await engine.load(champion), "base": await engine.load(alone)}
+        return stage(home, Fixed(**roles), engine, close=engine.close)
+
+    return start

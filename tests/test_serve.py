@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_driver import LONGEST, STRICT, USER, Fixed, Saying, asking, stage, wait_until
+from serve_driver import LONGEST, STRICT, USER, Fixed, Saying, asking, embedded, stage, wait_until
 
 from medgrpo.answer import render_question
 from medgrpo.base_models import TinyBase, resolve
@@ -19,13 +19,10 @@ from medgrpo.config import Config, Demonstration, EvaluationConfig, PolicyConfig
 from medgrpo.errors import ServeError
 from medgrpo.policy import Policy, attach, load_base
 from medgrpo.serve.client import ask
-from medgrpo.serve.embedded import EmbeddedEngine
-from medgrpo.serve.engine import Served, Source
 from medgrpo.serve.guard import MAX_BODY
 from medgrpo.serve.server import listen
-from medgrpo.serve.stage import Stage
 from medgrpo.settings import Settings
-from medgrpo.types import BaseRef, Example
+from medgrpo.types import Example
 
 QUESTION = USER[0]["content"]
 SECRET = "Zebulon-Q-Testperson"
@@ -35,54 +32,25 @@ CONFIG = Config(
     prompt=PromptConfig(demonstrations=(Demonstration(question="1 + 1?", completion="2"),)),
     evaluation=EvaluationConfig(max_completion_tokens=LONGEST, batch_size=1),
 )
-SERVED = Served(
-    version="medgrpo-tiny/3",
-    run_id="run-1",
-    dataset_digest="digest-1",
-    adapter_digest="adapter-1",
-    system_prompt=CONFIG.prompt.system,
-    demonstrations=CONFIG.prompt.shown,
-    base="tiny",
-)
-BASE = Served("base", "", "", "", CONFIG.prompt.system, CONFIG.prompt.shown, "tiny")
 CONTEXT = 1024
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseRef:
-    return resolve(TinyBase(lessons=0), Settings(home=tmp_path_factory.mktemp("home")))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
-def adapter(base: BaseRef, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that changes what the tiny base says."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(7)
-    settings = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    folder = tmp_path_factory.mktemp("adapter")
-    get_peft_model(load_base(base.folder).model, settings).save_pretrained(str(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def policy(base: BaseRef, adapter: Path) -> Policy:
-    return attach(load_base(base.folder), adapter)
-
-
-@pytest.fixture(scope="module")
-def client(base: BaseRef, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    home = tmp_path_factory.mktemp("served")
-
-    async def start() -> Stage:
-        engine = EmbeddedEngine()
-        champion = await engine.load(Source(SERVED, base, adapter, CONFIG.policy))
-        alone = await engine.load(Source(BASE, base, None, CONFIG.policy))
-        return stage(home, Fixed(champion=champion, base=alone), engine, close=engine.close)
-
-    with asking(start) as client:
+def client(home: Path) -> Iterator[httpx.Client]:
+    with asking(embedded(CONFIG, home)) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def policy(client: httpx.Client, home: Path) -> Policy:
+    """What is served, as evaluation has it."""
+    base = resolve(CONFIG.policy.base, Settings(home=home))
+    return attach(load_base(base.folder), home / "adapter")
 
 
 def post(client: httpx.Client, **request: Any) -> dict[str, Any]:
@@ -145,7 +113,7 @@ def test_the_answer_is_parsed(tmp_path: Path) -> None:
 def test_own_prompt_goes_before_a_request_without_a_system_message(client: httpx.Client, policy: Policy) -> None:
     own = [{"role": "system", "content": "Be brief."}, *USER]
     whole = [
-        {"role": "system", "content": SERVED.system_prompt},
+        {"role": "system", "content": CONFIG.prompt.system},
         {"role": "user", "content": "1 + 1?"},
         {"role": "assistant", "content": "2"},
         *USER,

@@ -13,7 +13,10 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
-from serve_driver import Fixed, Saying, asking, stage
+from serve_driver import asking, embedded
+
+from medgrpo.base_models import TinyBase
+from medgrpo.config import Config, PolicyConfig
 
 MOST_GROWTH = 64 * 2**20
 """Bytes by which the process may grow over 10,000 bodies: caches that fill, not a leak of each request."""
@@ -111,8 +114,8 @@ def send(client: httpx.Client, bodies: int, seed: int) -> dict[int, int]:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    saying = Saying()
-    with asking(stage(tmp_path_factory.mktemp("home"), Fixed(champion=saying))) as client:
+    config = Config(name="tiny", policy=PolicyConfig(base=TinyBase(lessons=0)))
+    with asking(embedded(config, tmp_path_factory.mktemp("home"))) as client:
         yield client
 
 
