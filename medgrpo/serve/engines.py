@@ -7,8 +7,9 @@ from medgrpo import registry
 from medgrpo.config import Config
 from medgrpo.errors import UserError
 from medgrpo.serve.api_keys import ApiKeys
-from medgrpo.serve.engine import Engine, Source
-from medgrpo.serve.load import base_source, version_source
+from medgrpo.serve.engine import Engine
+from medgrpo.serve.follow import Follower
+from medgrpo.serve.load import version_source
 from medgrpo.serve.stage import Stage
 from medgrpo.serve.versions import Versions
 from medgrpo.settings import Settings
@@ -49,18 +50,24 @@ def starting(
             settings.shadow and not version,
             config.model_name,
         )
+        follower = Follower(config, settings, versions)
         try:
-            await versions.switch("champion", await asyncio.to_thread(_first, config, settings, version))
+            if version is None:
+                await follower.start()
+            else:
+                found = await asyncio.to_thread(registry.get, config.model_name, version, settings)
+                await versions.switch("champion", await asyncio.to_thread(version_source, found, settings))
         except BaseException:
             await versions.close()
             raise
-        return Stage(versions.engine, versions, config.serve, settings, ApiKeys.of(settings), versions.close)
+        following = None if version else asyncio.create_task(follower.run())
+
+        async def close() -> None:
+            if following:
+                following.cancel()
+                await asyncio.wait([following])
+            await versions.close()
+
+        return Stage(versions.engine, versions, config.serve, settings, ApiKeys.of(settings), close)
 
     return start
-
-
-def _first(config: Config, settings: Settings, version: int | None) -> Source:
-    if version is not None:
-        return version_source(registry.get(config.model_name, version, settings), settings)
-    champion = registry.find(config.model_name, "champion", settings)
-    return base_source(config, settings) if champion is None else version_source(champion, settings)
