@@ -8,7 +8,7 @@ from medgrpo.config import Config
 from medgrpo.errors import UserError
 from medgrpo.serve.api_keys import ApiKeys
 from medgrpo.serve.engine import Engine
-from medgrpo.serve.follow import Follower
+from medgrpo.serve.follow import POLL_S, Follower
 from medgrpo.serve.load import version_source
 from medgrpo.serve.stage import Stage
 from medgrpo.serve.versions import Versions
@@ -28,7 +28,12 @@ ENGINES: dict[str, Callable[[Settings, str], Engine]] = {"embedded": _embedded}
 
 
 def starting(
-    config: Config, settings: Settings, engine: str, engine_url: str = "", version: int | None = None
+    config: Config,
+    settings: Settings,
+    engine: str,
+    engine_url: str = "",
+    version: int | None = None,
+    poll_s: float = POLL_S,
 ) -> Callable[[], Awaitable[Stage]]:
     """What makes a stage: with one version, or with the champion, which it follows.
 
@@ -36,6 +41,7 @@ def starting(
         engine: a name in `ENGINES`.
         engine_url: a server that runs already, where the engine is another process.
         version: number of the version to serve for good; None: the champion, the base model until there is one.
+        poll_s: how often the registry is asked for a promotion, in seconds.
 
     Raises (what is returned):
         NotFoundError: no such version.
@@ -50,7 +56,7 @@ def starting(
             settings.shadow and not version,
             config.model_name,
         )
-        follower = Follower(config, settings, versions)
+        follower = Follower(config, settings, versions, poll_s)
         try:
             if version is None:
                 await follower.start()
