@@ -22,9 +22,9 @@ class Draw:
     @classmethod
     def of(cls, temperature: float, top_p: float, seed: int) -> "Draw":
         """From a request's settings."""
-        warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+        warpers = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
         if top_p < 1:
-            warpers.append(TopPLogitsWarper(top_p))
+            warpers.append(TopPLogitsWarper(float(top_p)))
         return cls(warpers, torch.Generator().manual_seed(seed))
 
     def __deepcopy__(self, memo: object) -> "Draw":
