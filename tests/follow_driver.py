@@ -11,7 +11,7 @@ from medgrpo import registry, tracking
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest
 from medgrpo.generation import Completer
-from medgrpo.policy import adapter_digest, attach, load_base
+from medgrpo.policy import Policy, adapter_digest, attach, load_base
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, ModelVersionRef
 
@@ -52,6 +52,6 @@ def greedy(
 
 
 @cache
-def _policy(base: str, folder: Path | None):  # type: ignore[no-untyped-def]
+def _policy(base: str, folder: Path | None) -> Policy:
     policy = load_base(base)
     return policy if folder is None else attach(policy, folder)

@@ -14,7 +14,6 @@ import pytest
 from serve_driver import listening
 
 from medgrpo import moves, registry
-from medgrpo.audit_log import Mover
 from medgrpo.config import Config
 from medgrpo.serve.engines import starting
 from medgrpo.settings import Settings
@@ -67,7 +66,7 @@ def test_a_thousand_requests_and_twelve_moves(
         for place, version in enumerate(MOVES):
             champion = registry.read_aliases(own.model_name, settings).champion
             if version is None:
-                moved = moves.rollback(own.model_name, Mover(name="tester", reason="", approved=True), settings)
+                moved = moves.rollback(own.model_name, promotion_driver.MOVER, settings)
             else:
                 moved = versions[version - 1]
                 assert promotion_driver.promote(moved, champion, settings, promotion_driver.answers)
