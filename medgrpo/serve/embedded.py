@@ -122,7 +122,7 @@ class EmbeddedVersion:
         reason = self._batching.background_thread_status.fatal_error or "its thread ended"
         log.error("the embedded engine of %s stopped (%s) and is started anew", self._served.version, reason)
         self._batching = self._begin()
-        return f"{self._served.version} stopped generating ({type(reason).__name__}) and is started anew"
+        return f"{self._served.version} stopped generating and is started anew"
 
     def close(self) -> None:
         """Stop the thread; running requests fail. Blocks until it has ended."""
@@ -264,4 +264,4 @@ def _pages(config: Any, dtype: torch.dtype, context: int) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * size * dtype.itemsize
     tokens = min(max(CACHE_BYTES // per_token, context), MOST_TOKENS)
-    return -(-tokens // PAGE)
+    return int(-(-tokens // PAGE))
