@@ -299,7 +299,9 @@ class ServeConfig(Frozen):
     """What the served stage allows."""
 
     max_completion_tokens: int = Field(default=256, ge=1)
-    """Longest completion that a request may ask for."""
+    """Longest completion that a request may ask for, and its length where it doesn't say."""
+    max_messages: int = Field(default=64, ge=1)
+    """Longest conversation that a request may hold, in messages."""
 
 
 class Config(Frozen):

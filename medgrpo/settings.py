@@ -28,6 +28,21 @@ class Settings(BaseSettings):
     gguf_converter: str = ""
     """llama.cpp's convert_hf_to_gguf.py for `medgrpo export` (`MEDGRPO_GGUF_CONVERTER`); empty: the one on PATH."""
 
+    api_keys: str = ""
+    """File with the hashes of the served stage's keys (`MEDGRPO_API_KEYS`); empty: `api_keys` under `home`."""
+    max_running: int = Field(default=16, ge=1)
+    """How many requests the served stage generates for at once (`MEDGRPO_MAX_RUNNING`)."""
+    max_waiting: int = Field(default=64, ge=0)
+    """How many more may wait; the rest gets status 429 (`MEDGRPO_MAX_WAITING`)."""
+    request_timeout_s: float = Field(default=120, gt=0)
+    """Longest time that a request may take, waiting included, in seconds (`MEDGRPO_REQUEST_TIMEOUT_S`)."""
+    log_completions: bool = False
+    """Whether the served stage logs questions and completions, masked for patient data (`MEDGRPO_LOG_COMPLETIONS`)."""
+    challenger_share: float = Field(default=0, ge=0, le=1)
+    """Share of the requests that name no version which the challenger answers (`MEDGRPO_CHALLENGER_SHARE`)."""
+    shadow: bool = False
+    """Whether the challenger answers what the champion answered, for the record alone (`MEDGRPO_SHADOW`)."""
+
     @cached_property
     def root(self) -> Path:
         """`home`, absolute and existing."""
@@ -54,6 +69,16 @@ class Settings(BaseSettings):
     def prefect_home(self) -> Path:
         """Prefect's database, results and profiles."""
         return self.root / "prefect"
+
+    @property
+    def key_file(self) -> Path:
+        """Hashes of the served stage's keys."""
+        return Path(self.api_keys).expanduser() if self.api_keys else self.root / "api_keys"
+
+    @property
+    def serving(self) -> Path:
+        """Folder of what the served stage writes: feedback, and figures of requests."""
+        return self.root / "serving"
 
     def base_model(self, digest: str) -> Path:
         """Folder of a converted base model."""

@@ -261,7 +261,7 @@ def test_our_variables_are_settings() -> None:
 
 
 def test_served_stage_reads_its_key_where_compose_puts_it() -> None:
-    from medgrpo.serve.process import API_KEY
+    from medgrpo.serve.api_keys import API_KEY
 
     assert API_KEY in SERVICES["serve"]["environment"]
 

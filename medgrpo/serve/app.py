@@ -1,186 +1,268 @@
-"""The HTTP face of an engine, in OpenAI's shapes: `/v1/chat/completions`, `/v1/models`, `/health`."""
+"""The HTTP face of a served stage, in OpenAI's shapes."""
 
+import json
 import logging
 import time
-import uuid
-from collections.abc import Mapping
-from secrets import compare_digest
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, model_validator
-from starlette.datastructures import Headers
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medgrpo import __version__
-from medgrpo.answer import parse
-from medgrpo.serve.engine import Completion, Engine, RequestRefused, Served
+from medgrpo.errors import ServeError
+from medgrpo.serve.answering import Answerer, Completing, TimeUp, UnknownModel
+from medgrpo.serve.chat import (
+    Answer,
+    ChatCompletion,
+    ChatRequest,
+    Choice,
+    ErrorBody,
+    Provenance,
+    Text,
+    Usage,
+    chunk,
+    error_body,
+)
+from medgrpo.serve.engine import RequestRefused
+from medgrpo.serve.feedback import LONGEST_COMMENT, Notes, Thumb, compare
+from medgrpo.serve.guard import VERSION_HEADER, Doorman, Guard
+from medgrpo.serve.limits import Queue, QueueFull
+from medgrpo.serve.lineage import DISCLAIMER, Lineage
+from medgrpo.serve.metrics import Metrics
+from medgrpo.serve.page import mount_page
+from medgrpo.serve.stage import Stage
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 1024 * 1024
-"""Longest request body, in bytes."""
-MAX_DISCARDED = 16 * MAX_BODY
-"""Bytes of a refused body that are read and thrown away, so that the client gets to read the refusal."""
+ENGINE_RETRY_S = 5
+"""When a client is told to come back while the engine can't answer, in seconds."""
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        400: "The request can't be answered as it is.",
+        401: "No valid key.",
+        403: "Without keys: asked under a name that isn't local.",
+        404: "Not here.",
+        408: "The body took too long.",
+        413: "The body is too large.",
+        429: "Too many requests wait: come back after `retry-after` seconds.",
+        500: "The server failed.",
+        503: "The engine can't answer now, or the server is about to end.",
+        504: "The request took longer than it may.",
+    }.items()
+}
 
 
-def _text(content: object) -> object:
-    """Content given as a list of text parts, as one text."""
-    if not isinstance(content, list):
-        return content
-    if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        raise ValueError("only text can be answered")
-    return "".join(str(part.get("text", "")) for part in content)
+class FeedbackRequest(BaseModel):
+    """A thumb about a completion of this server."""
+
+    id: str = Field(max_length=100)
+    """The completion's id."""
+    thumb: Thumb
+    comment: Text = Field(default="", max_length=LONGEST_COMMENT)
+    """Stored masked for patient data."""
 
 
-def _encodable(content: str) -> str:
-    """JSON can escape half of a surrogate pair, which no tokenizer takes."""
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        raise ValueError("not valid Unicode") from None
-    return content
+async def _closing() -> AsyncIterator[AsyncExitStack]:
+    """What a request holds, given back once its answer is sent, has failed, or was cancelled."""
+    async with AsyncExitStack() as stack:
+        yield stack
 
 
-def _list(stop: object) -> object:
-    return [stop] if isinstance(stop, str) else stop
+Closing = Annotated[AsyncExitStack, Depends(_closing)]
 
 
-class ChatMessage(BaseModel):
-    """One turn. A `developer` turn counts as `system`."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_text), AfterValidator(_encodable)]
-
-    def turn(self) -> dict[str, str]:
-        """The turn as chat templates know it."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
-
-
-class ChatRequest(BaseModel):
-    """The part of OpenAI's chat completion request that is understood; other keys are ignored, as OpenAI does."""
-
-    messages: list[ChatMessage] = Field(min_length=1)
-    model: str | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=0.0, ge=0, le=2, allow_inf_nan=False)
-    top_p: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], BeforeValidator(_list)] = Field(
-        default=[], max_length=4
-    )
-    stream: bool = False
-    n: int = Field(default=1, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, request: object) -> object:
-        return {k: v for k, v in request.items() if v is not None} if isinstance(request, dict) else request
-
-    def limit(self, longest: int) -> int:
-        """Tokens that the completion may have.
-
-        Raises:
-            RequestRefused: more than `longest`.
-        """
-        param = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        asked = self.max_completion_tokens or self.max_tokens or longest
-        if asked > longest:
-            raise RequestRefused(f"a completion may have at most {longest} tokens here", param, "invalid_value")
-        return asked
-
-
-def build_app(engine: Engine, max_completion_tokens: int, api_key: str = "") -> FastAPI:
-    """The application that serves an engine.
+def build_app(stage: Stage, doorman: Doorman | None = None) -> FastAPI:
+    """The application that serves a stage.
 
     Args:
-        engine: what answers.
-        max_completion_tokens: longest completion that a request may ask for, and the length when it doesn't say.
-        api_key: when given, everything but `/health` needs it as a Bearer key.
+        doorman: who is told that the server is about to end.
     """
-    app = FastAPI(title="medgrpo", version=__version__)
-    served = engine.served
-    started = int(time.time())
+    doorman = doorman or Doorman()
+    queue = Queue(stage.settings.max_running, stage.settings.max_waiting)
+    metrics = Metrics(stage.engine, stage.versions, queue)
+    notes, lineage = Notes(stage.settings), Lineage(stage.settings)
+    answerer = Answerer(stage, queue, metrics, notes)
 
-    # Not async: generation takes a worker thread, and the event loop goes on answering.
-    @app.post("/v1/chat/completions")
-    def chat_completions(request: ChatRequest) -> JSONResponse:
-        if request.model not in (None, served.version, served.name):
-            return _error(404, "this model is not served here: see /v1/models", "model", "model_not_found")
-        _refuse_unsupported(request)
-        chat = served.chat([message.turn() for message in request.messages])
-        limit = request.limit(max_completion_tokens)
-        begun = time.monotonic()
-        answer = engine.complete(chat, limit, request.temperature, request.top_p, request.seed, request.stop)
-        log.debug("%d + %d tokens, %.2f s", answer.prompt_tokens, answer.completion_tokens, time.monotonic() - begun)
-        return JSONResponse(_body(answer, served), headers={"x-medgrpo-version": served.version})
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await answerer.close()
+        await stage.close()
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        model = {"id": served.version, "object": "model", "created": started, "owned_by": "medgrpo"}
-        return {"object": "list", "data": [model | {"base": served.base, "run_id": served.run_id}]}
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok", "version": served.version, "base": served.base}
-
-    _answer_errors_in_openai_shape(app)
-    app.add_middleware(_Guard, api_key=api_key)
+    app = FastAPI(title="medgrpo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    _add_completions(app, answerer)
+    _add_versions(app, stage, lineage)
+    _add_feedback(app, notes, metrics)
+    _add_state(app, stage, metrics, doorman)
+    _answer_errors_in_openai_shape(app, stage)
+    _describe(app)
+    mount_page(app)
+    app.add_middleware(Guard, keys=stage.keys, doorman=doorman, metrics=metrics)
     return app
 
 
-def _refuse_unsupported(request: ChatRequest) -> None:
-    if request.stream:
-        raise RequestRefused("streaming is not supported: leave stream out", "stream", "unsupported_value")
-    if request.n > 1:
-        raise RequestRefused("one completion per request is supported: leave n out", "n", "unsupported_value")
+def _add_completions(app: FastAPI, answerer: Answerer) -> None:
+    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=REFUSALS)
+    async def chat_completions(request: ChatRequest, stack: Closing) -> Response:
+        """Complete a chat; with `stream`, as server-sent events in OpenAI's shape."""
+        completing = await answerer.begin(request, stack)
+        served = completing.served
+        headers = {
+            VERSION_HEADER: served.version,
+            "x-medgrpo-run": served.run_id,
+            "x-medgrpo-dataset": served.dataset_digest,
+        }
+        if request.stream:
+            events = _events(completing, request.stream_options.include_usage)
+            more = {"cache-control": "no-store", "x-accel-buffering": "no"}
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers | more)
+        async for _ in completing.pieces():
+            pass
+        return JSONResponse(_whole(completing).model_dump(), headers=headers)
 
 
-def _body(completion: Completion, served: Served) -> dict[str, Any]:
-    """OpenAI's chat completion, and beside it what this answer is and where it comes from."""
-    parsed = parse(completion.text)
-    message = {"role": "assistant", "content": completion.text}
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": served.version,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}],
-        "usage": {
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": completion.completion_tokens,
-            "total_tokens": completion.prompt_tokens + completion.completion_tokens,
-        },
-        "medgrpo": {
-            "version": served.version,
-            "run_id": served.run_id,
-            "dataset_digest": served.dataset_digest,
-            "reasoning": parsed.reasoning,
-            "answer": parsed.answer,
-            "strict": parsed.is_strict,
-        },
-    }
+def _whole(completing: Completing) -> ChatCompletion:
+    last = completing.last
+    assert last.finish_reason is not None
+    return ChatCompletion(
+        id=completing.id,
+        created=completing.created,
+        model=completing.served.version,
+        choices=[Choice(message=Answer(content=completing.text), finish_reason=last.finish_reason)],
+        usage=Usage.of(last.prompt_tokens, last.completion_tokens),
+        medgrpo=Provenance.of(completing.text, completing.served),
+    )
+
+
+async def _events(completing: Completing, include_usage: bool) -> AsyncIterator[str]:
+    """Server-sent events of a completion. A failure is the last of them: the status was sent long before."""
+    head = {"id": completing.id, "created": completing.created, "model": completing.served.version}
+    no_usage = {"usage": None} if include_usage else {}
+    try:
+        yield _event(chunk(head, {"role": "assistant", "content": ""}, **no_usage))
+        async for piece in completing.pieces():
+            if piece.text:
+                yield _event(chunk(head, {"content": piece.text}, **no_usage))
+        last = completing.last
+        told = Provenance.of(completing.text, completing.served).model_dump()
+        yield _event(chunk(head, {}, last.finish_reason, medgrpo=told, **no_usage))
+        if include_usage:
+            usage = Usage.of(last.prompt_tokens, last.completion_tokens).model_dump()
+            yield _event(chunk(head, None, usage=usage, medgrpo=told))
+        yield "data: [DONE]\n\n"
+    except TimeUp as error:
+        yield _event(error_body(504, str(error), None, "timeout"))
+    except Exception:
+        log.exception("a completion failed after its first piece")
+        yield _event(error_body(500, "the server failed; its log says why", None, "internal_error"))
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _add_versions(app: FastAPI, stage: Stage, lineage: Lineage) -> None:
+    started = int(time.time())
+
+    @app.get("/v1/models", responses=REFUSALS)
+    async def models() -> dict[str, Any]:
+        """What is loaded, in OpenAI's shape."""
+        listed: dict[str, dict[str, Any]] = {}
+        for role, served in stage.versions.served().items():
+            model = {"id": served.version, "object": "model", "created": started, "owned_by": "medgrpo"}
+            more = {"base": served.base, "run_id": served.run_id, "dataset_digest": served.dataset_digest}
+            listed.setdefault(served.version, {**model, **more, "roles": []})["roles"].append(role)
+        return {"object": "list", "data": list(listed.values())}
+
+    @app.get("/v1/versions", responses=REFUSALS)
+    async def versions() -> dict[str, Any]:
+        """Role → what is loaded, and each version's figures: requests, thumbs, how often it follows the grammar."""
+        loaded = {role: served.version for role, served in stage.versions.served().items()}
+        figures = [entry.model_dump() for entry in compare(stage.settings)]
+        return {"loaded": loaded, "problem": stage.versions.problem, "figures": figures}
+
+    @app.get("/v1/versions/{role}", responses=REFUSALS)
+    async def version(role: str) -> dict[str, Any]:
+        """Where a version comes from: run, data, base, config, the gate's decision. `current`: what answers."""
+        loaded = stage.versions.served()
+        role = next(iter(loaded), role) if role == "current" else role
+        if role not in loaded:
+            raise HTTPException(404, "no version is loaded in this role: see /v1/versions")
+        return await lineage.of(role, loaded[role])
+
+
+def _add_feedback(app: FastAPI, notes: Notes, metrics: Metrics) -> None:
+    @app.post("/v1/feedback", responses=REFUSALS)
+    async def feedback(request: FeedbackRequest) -> dict[str, str]:
+        """Store a thumb about a completion that this server gave; a later one replaces it."""
+        if notes.version_of(request.id) is None:
+            raise HTTPException(404, "this server gave no such completion, or too long ago")
+        given = notes.rate(request.id, request.thumb, request.comment)
+        metrics.feedback.labels(given.version, given.thumb).inc()
+        return {"id": given.id, "version": given.version, "thumb": given.thumb}
+
+
+def _add_state(app: FastAPI, stage: Stage, metrics: Metrics, doorman: Doorman) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Alive, and what answers; `problem` says why the newest promotion isn't followed."""
+        served = next(iter(stage.versions.served().values()), None)
+        version, base = (served.version, served.base) if served else ("", "")
+        return {"status": "ok", "version": version, "base": base, "problem": stage.versions.problem}
+
+    @app.get("/ready", responses={503: {"description": "Not ready, and why.", "model": dict[str, str]}})
+    async def ready() -> JSONResponse:
+        """Whether a request would be answered now."""
+        why = "the server is about to end" if doorman.draining else stage.engine.fault()
+        why = why or ("" if stage.versions.served() else "no version is loaded")
+        return JSONResponse({"status": "not ready", "reason": why} if why else {"status": "ready"}, 503 if why else 200)
+
+    @app.get("/metrics", response_class=Response, responses=REFUSALS | {200: {"content": {"text/plain": {}}}})
+    async def prometheus() -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _error(
-    status: int, message: str, param: str | None, code: str | None, headers: Mapping[str, str] | None = None
+    status: int, message: str, param: str | None, code: str | None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """An error in OpenAI's shape."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(body, status, headers)
+    return JSONResponse(error_body(status, message, param, code), status, headers)
 
 
-def _answer_errors_in_openai_shape(app: FastAPI) -> None:
+def _answer_errors_in_openai_shape(app: FastAPI, stage: Stage) -> None:
     """Nothing of what was sent goes into an error: it may be about a patient."""
 
     @app.exception_handler(RequestRefused)
     async def refused(_: Request, error: RequestRefused) -> JSONResponse:
         return _error(400, str(error), error.param, error.code)
+
+    @app.exception_handler(UnknownModel)
+    async def unknown(_: Request, error: UnknownModel) -> JSONResponse:
+        return _error(404, str(error), "model", "model_not_found")
+
+    @app.exception_handler(QueueFull)
+    async def full(_: Request, error: QueueFull) -> JSONResponse:
+        return _error(429, str(error), None, "queue_full", {"retry-after": str(error.retry_after)})
+
+    @app.exception_handler(TimeUp)
+    async def time_up(_: Request, error: TimeUp) -> JSONResponse:
+        return _error(504, str(error), None, "timeout")
+
+    @app.exception_handler(ServeError)
+    async def failed(_: Request, error: ServeError) -> JSONResponse:
+        log.error("%s", error)
+        if stage.engine.fault():
+            retry = {"retry-after": str(ENGINE_RETRY_S)}
+            return _error(503, "the engine can't answer now; /ready says why", None, "engine_fault", retry)
+        return _error(500, "the engine failed; the server's log says why", None, "engine_error")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -194,56 +276,19 @@ def _answer_errors_in_openai_shape(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return _error(error.status_code, str(error.detail), None, None, error.headers)
+        return _error(error.status_code, str(error.detail), None, None, dict(error.headers or {}))
 
 
-class _Guard:
-    """Refuses a request before anything reads it: without the key, or too large. Answers when the rest fails."""
+def _describe(app: FastAPI) -> None:
+    """The OpenAPI schema, without FastAPI's own shape and status of an invalid request, which is never sent here."""
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {api_key}".encode() if api_key else b""
+    def schema() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(title=app.title, version=app.version, description=DISCLAIMER, routes=app.routes)
+            for operations in found["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+            app.openapi_schema = found
+        return app.openapi_schema
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == "/health":
-            return await self._app(scope, receive, send)
-        if self._expected and not compare_digest(_given_key(scope), self._expected):
-            wanted = {"www-authenticate": "Bearer"}
-            refusal = _error(401, "a valid Bearer key is needed", None, "invalid_api_key", wanted)
-            return await refusal(scope, receive, send)
-        body = await _read_body(receive)
-        if body is None:
-            refusal = _error(413, f"a request may have at most {MAX_BODY} bytes", None, "request_too_large")
-            return await refusal(scope, receive, send)
-        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return pending.pop() if pending else await receive()
-
-        try:
-            await self._app(scope, replay, send)
-        except Exception:
-            # Left to rise, uvicorn would close the connection under the client's next request.
-            log.exception("a request failed")
-            failure = _error(500, "the server failed; its log says why", None, "internal_error")
-            await failure(scope, receive, send)
-
-
-def _given_key(scope: Scope) -> bytes:
-    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-    return f"{scheme.capitalize()} {key.strip()}".encode("latin-1")
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    """The request's body, or None when it is too large. Counted as it comes: a length that is announced may lie."""
-    parts: list[bytes] = []
-    size = 0
-    more = True
-    while more and size <= MAX_DISCARDED:
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= MAX_BODY:
-            parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts) if size <= MAX_BODY else None
+    app.openapi = schema  # type: ignore[method-assign]

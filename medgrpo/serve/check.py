@@ -10,7 +10,8 @@ from medgrpo.config import Config
 from medgrpo.data.clinical import generate
 from medgrpo.data.store import read_split
 from medgrpo.errors import ServeError
-from medgrpo.serve.process import ask, serving
+from medgrpo.serve.client import ask
+from medgrpo.serve.process import serving
 from medgrpo.settings import Settings
 from medgrpo.types import DatasetRef, ModelVersionRef, ServedAnswer
 

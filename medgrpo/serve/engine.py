@@ -1,23 +1,17 @@
-"""The served policy: one chat in, one completion out, one at a time."""
+"""What every engine offers: load a version, stream a completion, say how it is, close. The words are defined here."""
 
-import secrets
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from jinja2 import TemplateError
+from pathlib import Path
+from typing import Literal, Protocol
 
 from medgrpo.answer import messages
+from medgrpo.config import PolicyConfig
 from medgrpo.errors import UserError
-from medgrpo.policy import Policy
+from medgrpo.types import BaseRef
 
-if TYPE_CHECKING:
-    import torch
-
-
-LEAST_TEMPERATURE = 1e-3
-"""Below this a request is greedy: dividing by less overflows, and would give the same tokens."""
+BASE = "base"
+"""The version's name where the base model answers without an adapter."""
 
 
 class RequestRefused(UserError):
@@ -44,6 +38,8 @@ class Served:
     """The MLflow run that trained it; empty for the base model."""
     dataset_digest: str
     """Digest of the questions that it was trained on; empty for the base model."""
+    adapter_digest: str
+    """Digest of the adapter's files; empty for the base model."""
     system_prompt: str
     demonstrations: tuple[tuple[str, str], ...]
     """(question, completion) pairs that it was trained and evaluated with."""
@@ -63,125 +59,73 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """What the policy answered."""
+class Source:
+    """What an engine needs to load a version. The adapter's files are verified before they get here."""
+
+    served: Served
+    base: BaseRef
+    adapter: Path | None
+    """None: the base model alone."""
+    policy: PolicyConfig
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a completion is decoded. Greedy at temperature 0, token for token as in evaluation."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    """The same seed gives the same completion; None draws one."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the completion; it is cut before the first of them."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a streamed completion."""
 
     text: str
+    """New since the last piece. Never half a character, never the beginning of what may become a stop text."""
     prompt_tokens: int
     completion_tokens: int
-    """Tokens generated, the end-of-turn token included."""
-    finish_reason: Literal["stop", "length"]
-    """`length` when it was cut at `max_tokens`."""
+    """Generated so far, the end-of-turn token included."""
+    finish_reason: Literal["stop", "length"] | None = None
+    """In the last piece only; `length` when it was cut at `max_tokens`."""
 
 
-class Engine:
-    """A policy in evaluation mode with the name of what it is. Safe to call from many threads: one generates at a time.
+class Loaded(Protocol):
+    """A version in memory, ready to answer. Each request keeps the one that it began with."""
 
-    Args:
-        policy: the base model with the version's adapter attached.
-        served: what that is.
-    """
+    @property
+    def served(self) -> Served:
+        """What it is."""
 
-    def __init__(self, policy: Policy, served: Served) -> None:
-        self.policy = policy
-        self.served = served
-        self.context_tokens = int(policy.model.config.get_text_config().max_position_embeddings)
-        self._lock = threading.Lock()
-
-    def complete(
-        self,
-        chat: list[dict[str, str]],
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int | None,
-        stop: Sequence[str],
-    ) -> Completion:
-        """Complete a chat, used as it is given. Greedy at temperature 0, token for token as in evaluation.
-
-        Args:
-            max_tokens: longest completion, in tokens.
-            top_p: nucleus sampling bound, in [0, 1]; without effect when greedy.
-            seed: the same seed gives the same completion; None draws one.
-            stop: texts that end the completion; the completion is cut before the first of them.
+    def stream(self, chat: list[dict[str, str]], decoding: Decoding) -> AsyncIterator[Piece]:
+        """Complete a chat, used as it is given. Closing the iterator (`aclose`) cancels the generation.
 
         Raises:
-            RequestRefused: prompt and completion don't fit the model's context, or its chat template refuses the chat.
+            RequestRefused: before the first piece: the prompt doesn't fit the context, or the chat template refuses it.
+            ServeError: the engine failed.
         """
-        sampling: dict[str, Any] = {"do_sample": False}
-        if temperature >= LEAST_TEMPERATURE:
-            # top_k is 50 where nothing is said; OpenAI's interface has no such bound.
-            sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        # The tokenizer is inside the lock too: a fast tokenizer may not be used by two threads at once.
-        with self._lock:
-            prompt = self._tokenize(chat, max_tokens)
-            tokens = self._generate(prompt, max_tokens, sampling, seed, stop)
-            return self._read(tokens, len(prompt), stop)
 
-    def _tokenize(self, chat: list[dict[str, str]], max_tokens: int) -> list[int]:
-        """Token ids of the prompt, refused when the context has no room for it and the completion."""
-        try:
-            prompt = self.policy.prompt_tokens(chat)
-        except TemplateError as error:
-            raise RequestRefused(
-                "the model's chat template refuses this order of roles: alternate user and assistant, user last",
-                "messages",
-                "invalid_messages",
-            ) from error
-        if len(prompt) + max_tokens > self.context_tokens:
-            raise RequestRefused(
-                f"the prompt has {len(prompt)} tokens and the completion may have {max_tokens}: more than the "
-                f"{self.context_tokens} of the model's context. Shorten the messages or lower max_tokens",
-                "messages",
-                "context_length_exceeded",
-            )
-        return prompt
 
-    def _generate(
-        self, prompt: list[int], max_tokens: int, sampling: dict[str, Any], seed: int | None, stop: Sequence[str]
-    ) -> list[int]:
-        """Token ids of the completion."""
-        import torch
+class Engine(Protocol):
+    """What generates: embedded in this process, or vLLM beside it. Used from one event loop."""
 
-        model, tokenizer = self.policy.model, self.policy.tokenizer
-        inputs = tokenizer.pad({"input_ids": [prompt]}, return_tensors="pt").to(model.device)
-        criteria = [self._stopper(len(prompt), stop)] if stop else []
-        gpus = [model.device] if model.device.type == "cuda" else []
-        # generate takes no generator of its own: a request's seed must neither depend on others nor disturb them.
-        with torch.inference_mode(), torch.random.fork_rng(devices=gpus):
-            torch.manual_seed(secrets.randbits(63) if seed is None else seed)
-            tokens = model.generate(
-                **inputs,
-                **sampling,
-                max_new_tokens=max_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                stopping_criteria=criteria,
-            )
-        return [int(token) for token in tokens[0, len(prompt) :]]
+    async def load(self, source: Source) -> Loaded:
+        """Load a version beside those that are loaded, and warm it; requests to others go on meanwhile.
 
-    def _stopper(self, prompt_length: int, stop: Sequence[str]) -> Callable[..., "torch.Tensor"]:
-        """Ends generation once a stop text is in the completion.
-
-        transformers' own `stop_strings` also matches across the end of the prompt, and indexes the whole vocabulary.
+        Raises:
+            ServeError: it can't be loaded, with the reason.
         """
-        import torch
 
-        def reached(tokens: "torch.Tensor", _scores: Any, **_: Any) -> "torch.Tensor":
-            text = self._decode(tokens[0, prompt_length:].tolist())
-            return torch.full((1,), any(word in text for word in stop), dtype=torch.bool, device=tokens.device)
+    async def unload(self, loaded: Loaded) -> None:
+        """Forget a version whose requests have ended."""
 
-        return reached
+    def fault(self) -> str:
+        """Why this engine can't answer now; empty: it can."""
 
-    def _read(self, tokens: list[int], prompt_tokens: int, stop: Sequence[str]) -> Completion:
-        """The completion's text, cut at the first stop text, and why it ended."""
-        text = self._decode(tokens)
-        cut = min((text.find(word) for word in stop if word in text), default=None)
-        ended = cut is not None or tokens[-1] in self._end_tokens()
-        return Completion(text[:cut], prompt_tokens, len(tokens), "stop" if ended else "length")
-
-    def _decode(self, tokens: list[int]) -> str:
-        return str(self.policy.tokenizer.decode(tokens, skip_special_tokens=True))
-
-    def _end_tokens(self) -> set[int]:
-        end = self.policy.model.generation_config.eos_token_id
-        return set(end) if isinstance(end, list) else {end}
+    async def close(self) -> None:
+        """Stop generating and free everything; running requests raise ServeError."""
