@@ -1,7 +1,6 @@
 """A served stage for tests: an engine that says what it is told to, real versions of it, a real server in a thread."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from medgrpo.serve.api_keys import ApiKeys
 from medgrpo.serve.app import build_app
 from medgrpo.serve.engine import Decoding, Engine, Loaded, Piece, Served, Source
 from medgrpo.serve.guard import Doorman
-from medgrpo.serve.server import Server
+from medgrpo.serve.server import Server, listen
 from medgrpo.serve.stage import Stage, VersionsInMemory
 from medgrpo.settings import Settings
 
@@ -128,7 +127,7 @@ def listening(make: Callable[[], Stage] | Stage) -> Iterator[tuple[str, Server]]
     app = build_app(make if isinstance(make, Stage) else make(), doorman)
     config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
     server = Server(config, doorman)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         thread = Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

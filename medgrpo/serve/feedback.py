@@ -142,3 +142,16 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 continue
+
+
+def describe(figures: list[VersionFigures]) -> str:
+    """The figures as a table."""
+    if not figures:
+        return "nothing is noted yet: set MEDGRPO_SHADOW or MEDGRPO_CHALLENGER_SHARE, or POST /v1/feedback"
+    rows: list[tuple[str, ...]] = [("version", "requests", "shadows", "strict", "tokens", "median s", "up", "down")]
+    for entry in figures:
+        told = (entry.strict_share, ".2f"), (entry.mean_completion_tokens, ".1f"), (entry.median_seconds, ".2f")
+        shown = ("-" if value is None else format(value, form) for value, form in told)
+        rows.append((entry.version, *map(str, (entry.requests, entry.shadows)), *shown, str(entry.up), str(entry.down)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)

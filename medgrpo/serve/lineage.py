@@ -14,7 +14,7 @@ from medgrpo.types import ModelVersionRef
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 """How long a client waits for the registry, in seconds."""
 FRESH_S = 30.0
 """How long what the registry said is taken to be true, in seconds."""
