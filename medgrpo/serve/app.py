@@ -106,6 +106,7 @@ def build_app(stage: Stage, doorman: Doorman | None = None) -> FastAPI:
     mount_page(app)
     _answer_errors_in_openai_shape(app, stage)
     _describe(app)
+    mount_page(app)
     app.add_middleware(Guard, keys=stage.keys, doorman=doorman, metrics=metrics)
     return app
 
