@@ -6,6 +6,7 @@ What an earlier run in this home folder has finished is found and not done again
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def main() -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(folder / name, target / name)
+    name_base(target, stages.base.name)
     card = ExampleCard(
+        files_digest=adapter_digest(target),
         config=stages.config,
         base=stages.base.model_copy(update={"folder": ""}),
         dataset=stages.dataset,
@@ -54,6 +57,13 @@ def main() -> None:
     write_whole(target / CARD, card.model_dump_json(indent=1) + "\n")
     for report in reports:
         print(f"{report.checkpoint.label:12} accuracy {report.accuracy}  format rate {report.format_rate}")
+
+
+def name_base(folder: Path, name: str) -> None:
+    """Write the base's name where PEFT wrote its folder on this machine."""
+    path = folder / "adapter_config.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    write_whole(path, json.dumps(told | {"base_model_name_or_path": name}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

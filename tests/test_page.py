@@ -125,7 +125,9 @@ def test_a_thumb_is_stored_for_the_version_that_answered(browser, tmp_path):
         visit.ask()
         visit.wait_done("champion", "base")
         visit.page.click("[data-role=base] [data-thumb=down]")
-        visit.page.wait_for_function("document.querySelector('[data-role=base] .thanks').textContent.startsWith('Noted')")
+        visit.page.wait_for_function(
+            "document.querySelector('[data-role=base] .thanks').textContent.startsWith('Noted')"
+        )
     assert [(entry.version, entry.up, entry.down) for entry in compare(made.settings)] == [("base", 0, 1)]
 
 

@@ -19,6 +19,8 @@ VERSION = "medgrpo-example/1"
 class ExampleCard(VersionCard):
     """What the adapter is, how it was made, and what it can and can't do; stored beside it."""
 
+    files_digest: str
+    """Digest of the files here: the adapter as it was trained, with its base named in place of a folder."""
     limits: str
     """What it can't do."""
     command: str
@@ -45,7 +47,7 @@ def example_sources(settings: Settings) -> dict[str, Source]:
     """
     card, folder = read_card(), _folder()
     found = adapter_digest(folder)
-    if found != card.checkpoint.adapter_digest:
+    if found != card.files_digest:
         raise MedgrpoError(f"the example's files in {folder} were changed: install medgrpo again")
     base = resolve(card.config.policy.base, settings)
     if base.digest != card.base.digest:
