@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
+from socket import socket
 from threading import Event, Thread
 
 import httpx
@@ -17,7 +19,7 @@ from medgrpo.serve.app import build_app
 from medgrpo.serve.engine import Decoding, Engine, Loaded, Piece, Served, Source
 from medgrpo.serve.guard import Doorman
 from medgrpo.serve.server import Server, listen
-from medgrpo.serve.stage import Stage, VersionsInMemory
+from medgrpo.serve.stage import Stage, VersionsInMemory, nothing
 from medgrpo.settings import Settings
 
 LONGEST = 24
@@ -113,23 +115,37 @@ def stage(
     engine: Engine | None = None,
     limits: ServeConfig | None = None,
     key: str = "",
+    close: Callable[[], Awaitable[None]] = nothing,
     **settings: object,
 ) -> Stage:
     place = Settings(home=home, **settings)  # type: ignore[arg-type]
     limits = limits or ServeConfig(max_completion_tokens=LONGEST)
-    return Stage(engine or Speaking(), versions, limits, place, ApiKeys(place.key_file, key))
+    return Stage(engine or Speaking(), versions, limits, place, ApiKeys(place.key_file, key), close)
 
 
 @contextmanager
-def listening(make: Callable[[], Stage] | Stage) -> Iterator[tuple[str, Server]]:
-    """A real server in a thread: its URL, and itself."""
-    doorman = Doorman()
-    app = build_app(make if isinstance(make, Stage) else make(), doorman)
-    config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
-    server = Server(config, doorman)
+def listening(start: Stage | Callable[[], Awaitable[Stage]]) -> Iterator[tuple[str, Server]]:
+    """A real server in a thread: its URL, and itself. What `start` makes belongs to the server's event loop."""
+    made: SimpleQueue[Server | BaseException] = SimpleQueue()
+
+    async def run(listener: socket) -> None:
+        doorman = Doorman()
+        try:
+            app = build_app(start if isinstance(start, Stage) else await start(), doorman)
+        except BaseException as error:
+            made.put(error)
+            raise
+        server = Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5), doorman)
+        made.put(server)
+        await server.serve([listener])
+
     with listen("127.0.0.1", 0) as listener:
-        thread = Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = Thread(target=lambda: asyncio.run(run(listener)))
         thread.start()
+        server = made.get()
+        if isinstance(server, BaseException):
+            thread.join()
+            raise server
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
         finally:
@@ -138,7 +154,7 @@ def listening(make: Callable[[], Stage] | Stage) -> Iterator[tuple[str, Server]]
 
 
 @contextmanager
-def asking(stage: Stage) -> Iterator[httpx.Client]:
+def asking(stage: Stage | Callable[[], Awaitable[Stage]]) -> Iterator[httpx.Client]:
     """A client of a real server."""
     with listening(stage) as (url, _), httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         yield client

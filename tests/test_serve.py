@@ -1,39 +1,33 @@
-"""The served stage over real HTTP: a tiny random policy with a random adapter, a real server, real child processes."""
+"""The HTTP interface over a tiny random policy with a random adapter, in the embedded engine behind a real server."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+from serve_driver import LONGEST, STRICT, USER, Fixed, Saying, asking, stage, wait_until
 
 from medgrpo.answer import render_question
 from medgrpo.base_models import TinyBase, resolve
 from medgrpo.config import Config, Demonstration, EvaluationConfig, PolicyConfig, PromptConfig
-from medgrpo.errors import ServeError, UserError
+from medgrpo.errors import ServeError
 from medgrpo.policy import Policy, attach, load_base
-from medgrpo.serve.app import MAX_BODY, build_app
-from medgrpo.serve.engine import Completion, Engine, Served
-from medgrpo.serve.process import API_KEY, ask, check_host, run, serving
+from medgrpo.serve.client import ask
+from medgrpo.serve.embedded import EmbeddedEngine
+from medgrpo.serve.engine import Served, Source
+from medgrpo.serve.guard import MAX_BODY
+from medgrpo.serve.server import listen
+from medgrpo.serve.stage import Stage
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, Example
 
-LONGEST = 24
-QUESTION = "A patient has a fever of 39.4 C. What now?"
-USER = [{"role": "user", "content": QUESTION}]
+QUESTION = USER[0]["content"]
 SECRET = "Zebulon-Q-Testperson"
 CONFIG = Config(
     name="tiny",
@@ -45,20 +39,23 @@ SERVED = Served(
     version="medgrpo-tiny/3",
     run_id="run-1",
     dataset_digest="digest-1",
+    adapter_digest="adapter-1",
     system_prompt=CONFIG.prompt.system,
     demonstrations=CONFIG.prompt.shown,
     base="tiny",
 )
+BASE = Served("base", "", "", "", CONFIG.prompt.system, CONFIG.prompt.shown, "tiny")
+CONTEXT = 1024
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseRef:
     return resolve(TinyBase(lessons=0), Settings(home=tmp_path_factory.mktemp("home")))
 
 
-@pytest.fixture(scope="session")
-def policy(base: BaseRef, tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """The tiny base with an adapter that changes what it says."""
+@pytest.fixture(scope="module")
+def adapter(base: BaseRef, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that changes what the tiny base says."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -66,34 +63,25 @@ def policy(base: BaseRef, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     settings = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     folder = tmp_path_factory.mktemp("adapter")
     get_peft_model(load_base(base.folder).model, settings).save_pretrained(str(folder))
-    return attach(load_base(base.folder), folder)
+    return folder
 
 
-@pytest.fixture(scope="session")
-def engine(policy: Policy) -> Engine:
-    return Engine(policy, SERVED)
+@pytest.fixture(scope="module")
+def policy(base: BaseRef, adapter: Path) -> Policy:
+    return attach(load_base(base.folder), adapter)
 
 
-@contextmanager
-def http(engine: Engine, api_key: str = "") -> Iterator[httpx.Client]:
-    """A client of a real server in a thread."""
-    config = uvicorn.Config(build_app(engine, LONGEST, api_key), lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread = Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
+@pytest.fixture(scope="module")
+def client(base: BaseRef, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    home = tmp_path_factory.mktemp("served")
 
+    async def start() -> Stage:
+        engine = EmbeddedEngine()
+        champion = await engine.load(Source(SERVED, base, adapter, CONFIG.policy))
+        alone = await engine.load(Source(BASE, base, None, CONFIG.policy))
+        return stage(home, Fixed(champion=champion, base=alone), engine, close=engine.close)
 
-@pytest.fixture(scope="session")
-def client(engine: Engine) -> Iterator[httpx.Client]:
-    with http(engine) as client:
+    with asking(start) as client:
         yield client
 
 
@@ -121,10 +109,17 @@ def test_greedy_is_what_evaluation_generates(client: httpx.Client, policy: Polic
     assert got == expected and all(expected) and len(set(expected)) == 2
 
 
-def test_the_adapter_answers_not_the_base(client: httpx.Client, base: BaseRef) -> None:
-    alone = Engine(load_base(base.folder), SERVED)
-    said = alone.complete(SERVED.chat(USER), LONGEST, 0, 1, None, ())
-    assert text(post(client)) != said.text
+def test_the_adapter_answers_not_the_base(client: httpx.Client) -> None:
+    assert text(post(client)) != text(post(client, model="base"))
+
+
+def test_a_stream_says_the_same(client: httpx.Client) -> None:
+    said = ""
+    with client.stream("POST", "/v1/chat/completions", json={"messages": USER, "stream": True}) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                said += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+    assert said == text(post(client))
 
 
 def test_version_is_named_in_body_and_header(client: httpx.Client) -> None:
@@ -132,29 +127,17 @@ def test_version_is_named_in_body_and_header(client: httpx.Client) -> None:
     body = response.json()
     assert response.headers["x-medgrpo-version"] == body["model"] == body["medgrpo"]["version"] == "medgrpo-tiny/3"
     assert (body["medgrpo"]["run_id"], body["medgrpo"]["dataset_digest"]) == ("run-1", "digest-1")
+    assert (response.headers["x-medgrpo-run"], response.headers["x-medgrpo-dataset"]) == ("run-1", "digest-1")
     assert body["object"] == "chat.completion" and body["choices"][0]["message"]["role"] == "assistant"
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
 
 
-class Saying(Engine):
-    """An engine that says a fixed text, and keeps the chat that it was given."""
-
-    def __init__(self, policy: Policy, said: str) -> None:
-        super().__init__(policy, SERVED)
-        self.said = said
-        self.chat: list[dict[str, str]] = []
-
-    def complete(self, chat: list[dict[str, str]], *args: Any, **kwargs: Any) -> Completion:
-        self.chat = chat
-        return Completion(self.said, 1, 1, "stop")
-
-
-def test_the_answer_is_parsed(policy: Policy) -> None:
-    with http(Saying(policy, "<reasoning>so it is</reasoning>\n<answer>B</answer>")) as client:
+def test_the_answer_is_parsed(tmp_path: Path) -> None:
+    with asking(stage(tmp_path, Fixed(champion=Saying()))) as client:
         got = post(client)["medgrpo"]
-        assert (got["reasoning"], got["answer"], got["strict"]) == ("so it is", "B", True)
+        assert (got["reasoning"], got["answer"], got["strict"]) == ("it is so indeed", "B", True)
         assert ask(str(client.base_url), QUESTION).answer == "B"
-    with http(Saying(policy, "B")) as client:
+    with asking(stage(tmp_path, Fixed(champion=Saying(said="B")))) as client:
         got = post(client)["medgrpo"]
         assert (got["reasoning"], got["answer"], got["strict"]) == (None, None, False)
 
@@ -172,11 +155,11 @@ def test_own_prompt_goes_before_a_request_without_a_system_message(client: httpx
     assert text(post(client, messages=whole)) == text(post(client))
 
 
-def test_developer_turns_and_text_parts_are_understood(policy: Policy) -> None:
+def test_developer_turns_and_text_parts_are_understood(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
-    with http(engine := Saying(policy, "x")) as client:
+    with asking(stage(tmp_path, Fixed(champion=(saying := Saying())))) as client:
         post(client, messages=[{"role": "developer", "content": "D"}, {"role": "user", "content": parts}])
-    assert engine.chat == [{"role": "system", "content": "D"}, {"role": "user", "content": "one two"}]
+    assert saying.chats == [[{"role": "system", "content": "D"}, {"role": "user", "content": "one two"}]]
 
 
 def test_seeds_decide_and_do_not_leak(client: httpx.Client) -> None:
@@ -209,32 +192,22 @@ def test_length_and_stop(client: httpx.Client) -> None:
     assert stopped["usage"]["completion_tokens"] < LONGEST
 
 
-def test_an_end_token_ends(policy: Policy) -> None:
-    engine = Engine(policy, SERVED)
-    first = engine._generate(policy.prompt_tokens(USER), 1, {"do_sample": False}, None, ())[0]
-    config, before = policy.model.generation_config, policy.model.generation_config.eos_token_id
-    config.eos_token_id = [before, first]
-    try:
-        assert engine.complete(USER, 8, 0, 1, None, ()).finish_reason == "stop"
-        assert engine.complete(USER, 8, 0, 1, None, ()).completion_tokens == 1
-    finally:
-        config.eos_token_id = before
-
-
-@pytest.mark.parametrize("model", ["medgrpo-tiny/3", "medgrpo-tiny", None])
+@pytest.mark.parametrize("model", ["medgrpo-tiny/3", "medgrpo-tiny", "champion", None])
 def test_model_names_that_are_served(client: httpx.Client, model: str | None) -> None:
     assert post(client, model=model, max_tokens=1)["model"] == "medgrpo-tiny/3"
 
 
 def test_nulls_and_unknown_keys_do_not_matter(client: httpx.Client) -> None:
     nulls: dict[str, Any] = dict.fromkeys(["temperature", "top_p", "seed", "stop", "stream", "n", "max_tokens"])
+    nulls["stream_options"] = None
     assert text(post(client, **nulls, user="u1", metadata={"a": 1})) == text(post(client))
 
 
 def test_models_and_health(client: httpx.Client) -> None:
     listed = client.get("/v1/models").json()
-    assert listed["object"] == "list" and [m["id"] for m in listed["data"]] == ["medgrpo-tiny/3"]
-    assert client.get("/health").json() == {"status": "ok", "version": "medgrpo-tiny/3", "base": "tiny"}
+    assert listed["object"] == "list" and [m["id"] for m in listed["data"]] == ["medgrpo-tiny/3", "base"]
+    assert client.get("/health").json() == {"status": "ok", "version": "medgrpo-tiny/3", "base": "tiny", "problem": ""}
+    assert client.get("/ready").status_code == 200
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str | None, str]] = {
@@ -249,12 +222,13 @@ WRONG: dict[str, tuple[dict[str, Any], int, str | None, str]] = {
     "not finite": ({"top_p": float("nan")}, 400, "top_p", "finite"),
     "seed too large": ({"seed": 2**70}, 400, "seed", ""),
     "empty stop": ({"stop": ""}, 400, "stop.0", "at least 1"),
+    "half a stop": ({"stop": "\ud800"}, 400, "stop.0", "Unicode"),
     "unknown model": ({"model": SECRET}, 404, "model", "not served"),
-    "stream": ({"stream": True}, 400, "stream", "not supported"),
     "two completions": ({"n": 2}, 400, "n", "one completion"),
     "too many tokens": ({"max_tokens": LONGEST + 1}, 400, "max_tokens", f"at most {LONGEST} tokens"),
     "no tokens": ({"max_completion_tokens": 0}, 400, "max_completion_tokens", "greater than"),
-    "prompt too long": ({"messages": [{"role": "user", "content": SECRET * 500}]}, 400, "messages", "1024"),
+    "prompt too long": ({"messages": [{"role": "user", "content": SECRET * 500}]}, 400, "messages", str(CONTEXT)),
+    "too many messages": ({"messages": [{"role": "user", "content": SECRET}] * 65}, 400, "messages", "at most 64"),
 }
 
 
@@ -266,10 +240,11 @@ def assert_error(response: httpx.Response, status: int) -> dict[str, Any]:
     return error
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("case", WRONG)
-def test_errors_have_openai_shape_and_never_echo(client: httpx.Client, case: str) -> None:
+def test_errors_have_openai_shape_and_never_echo(client: httpx.Client, case: str, stream: bool) -> None:
     request, status, param, words = WRONG[case]
-    body = json.dumps({"messages": USER, "user": SECRET, **request})
+    body = json.dumps({"messages": USER, "user": SECRET, "stream": stream, **request})
     headers = {"content-type": "application/json"}
     error = assert_error(client.post("/v1/chat/completions", content=body, headers=headers), status)
     assert words in error["message"]
@@ -282,15 +257,14 @@ def test_bodies_that_are_no_object(client: httpx.Client, body: str) -> None:
     assert_error(client.post("/v1/chat/completions", content=body.encode("latin-1"), headers=headers), 400)
 
 
-def test_the_edge_of_the_context(engine: Engine) -> None:
-    room = engine.context_tokens - len(engine.policy.prompt_tokens(USER))
-    with pytest.raises(UserError, match="context"):
-        engine.complete(USER, room + 1, 0, 1, None, ())
-    chats = ([{"role": "user", "content": "a b " * count}] for count in range(10, 2000, 10))
-    long = next(chat for chat in chats if len(engine.policy.prompt_tokens(chat)) > engine.context_tokens - 100)
-    room = engine.context_tokens - len(engine.policy.prompt_tokens(long))
-    assert 0 < room < 100
-    assert engine.complete(long, room, 0, 1, None, ()).completion_tokens <= room
+def test_the_edge_of_the_context(client: httpx.Client, policy: Policy) -> None:
+    chats = ([{"role": "system", "content": "a b " * count}, *USER] for count in range(10, 2000))
+    long = next(chat for chat in chats if len(policy.prompt_tokens(chat)) > CONTEXT - LONGEST)
+    room = CONTEXT - len(policy.prompt_tokens(long))
+    assert 0 < room < LONGEST
+    refused = client.post("/v1/chat/completions", json={"messages": long, "max_tokens": room + 1})
+    assert assert_error(refused, 400)["code"] == "context_length_exceeded"
+    assert post(client, messages=long, max_tokens=room)["usage"]["completion_tokens"] <= room
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -310,79 +284,55 @@ def test_unknown_paths_and_methods(client: httpx.Client) -> None:
     assert_error(client.get("/v1/chat/completions"), 405)
 
 
-def test_a_failure_is_a_500_and_the_server_lives(policy: Policy) -> None:
-    class Failing(Engine):
-        def complete(self, *args: Any, **kwargs: Any) -> Completion:
-            raise ValueError("weights on fire")
-
-    with http(Failing(policy, SERVED)) as client:
+def test_a_failure_is_a_500_and_the_server_lives(tmp_path: Path) -> None:
+    failing = Saying(hold=0, failure=ValueError("weights on fire"))
+    failing.go_on.set()
+    with asking(stage(tmp_path, Fixed(champion=failing))) as client:
         response = client.post("/v1/chat/completions", json={"messages": USER})
         assert response.status_code == 500 and response.json()["error"]["type"] == "server_error"
         assert "fire" not in response.text
         assert client.get("/health").status_code == 200
 
 
-def test_key(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    with http(engine, api_key="k-1") as client:
-        for headers in ({}, {"authorization": "Bearer k-2"}, {"authorization": "Basic k-1"}, {"authorization": "k-1"}):
-            assert assert_error(client.get("/v1/models", headers=headers), 401)["code"] == "invalid_api_key"
-        refused = client.post("/v1/chat/completions", json={"messages": USER})
-        assert assert_error(refused, 401) and refused.headers["www-authenticate"] == "Bearer"
-        assert client.get("/v1/models", headers={"authorization": "bearer k-1"}).status_code == 200
-        assert client.get("/health").status_code == 200
-        url = str(client.base_url)
-        with pytest.raises(ServeError, match="401"):
-            ask(url, QUESTION)
-        monkeypatch.setenv(API_KEY, "k-1")
-        assert ask(url, QUESTION).version == "medgrpo-tiny/3"
-
-
-def test_health_answers_while_generating(policy: Policy) -> None:
-    begun, go_on = Event(), Event()
-
-    class Slow(Engine):
-        def complete(self, *args: Any, **kwargs: Any) -> Completion:
-            begun.set()
-            assert go_on.wait(30)
-            return super().complete(*args, **kwargs)
-
-    with http(Slow(policy, SERVED)) as client, ThreadPoolExecutor() as pool:
-        answers = [pool.submit(post, client, max_tokens=3) for _ in range(45)]
+def test_health_answers_while_many_wait(tmp_path: Path) -> None:
+    saying = Saying(hold=1)
+    with asking(stage(tmp_path, Fixed(champion=saying))) as client, ThreadPoolExecutor(45) as pool:
+        answers = [pool.submit(post, client) for _ in range(45)]
         try:
-            assert begun.wait(30)
+            wait_until(lambda: len(saying.chats) == 16)
             assert client.get("/health", timeout=5).json()["status"] == "ok"
             assert not any(answer.done() for answer in answers)
         finally:
-            go_on.set()
-        assert len({text(answer.result()) for answer in answers}) == 1
+            saying.go_on.set()
+        assert {text(answer.result()) for answer in answers} == {STRICT}
+
+
+def test_requests_at_once_say_what_they_say_alone(client: httpx.Client) -> None:
+    chats = [[{"role": "user", "content": f"{QUESTION} {number}"}] for number in range(8)]
+    alone = [text(post(client, messages=chat)) for chat in chats]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda chat: text(post(client, messages=chat)), chats)) == alone
 
 
 def test_prompts_are_not_logged(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     post(client, messages=[{"role": "user", "content": SECRET}])
-    assert "tokens" in caplog.text and SECRET not in caplog.text
+    wait_until(lambda: "tokens" in caplog.text)
+    assert SECRET not in caplog.text
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.4", "example.org"])
-def test_other_hosts_need_a_key(host: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(API_KEY, " ")
-    with pytest.raises(UserError, match=API_KEY):
-        run(engine, host, 0)
-    monkeypatch.setenv(API_KEY, "k-1")
-    check_host(host)
-
-
-def test_loopback_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(API_KEY, raising=False)
-    for host in ("127.0.0.1", "127.0.0.2", "localhost", "::1"):
-        check_host(host)
-
-
-def test_a_port_in_use_is_named(engine: Engine) -> None:
+def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=f"127.0.0.1:{port} .*in use.*--port"):
-            run(engine, "127.0.0.1", port)
+            listen("127.0.0.1", port)
+
+
+def test_short_answers_do_not_wait_for_acknowledgements() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_ask_says_what_is_wrong(client: httpx.Client) -> None:
@@ -399,131 +349,3 @@ def test_ask_knows_a_stranger() -> None:
         Thread(target=stranger.handle_request).start()
         with pytest.raises(ServeError, match="no medgrpo server: status 501"):
             ask(f"http://127.0.0.1:{stranger.server_port}", QUESTION)
-
-
-CHILD = textwrap.dedent("""
-    import sys
-    from medgrpo.policy import load_base
-    from medgrpo.serve.engine import Engine, Served
-    from medgrpo.serve.process import run
-    served = Served("medgrpo-tiny/3", "run-1", "digest-1", "", (), "tiny")
-    print("not the ready line", flush=True)
-    run(Engine(load_base(sys.argv[1]), served), "127.0.0.1", 0, 300)
-""")
-
-
-@pytest.fixture
-def child_env(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    monkeypatch.delenv(API_KEY, raising=False)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie doesn't."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.02)
-
-
-@pytest.mark.usefixtures("child_env")
-def test_a_served_child_answers_drains_and_ends(base: BaseRef) -> None:
-    with ThreadPoolExecutor() as pool:
-        with serving([sys.executable, "-c", CHILD, base.folder], timeout_s=120) as url:
-            version = httpx.get(f"{url}/health", trust_env=False).json()["version"]
-            assert ask(url, QUESTION).version == version == "medgrpo-tiny/3"
-            long = {"messages": USER, "max_tokens": 300}
-            asked = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=long, timeout=60, trust_env=False)
-            time.sleep(0.3)
-            assert not asked.done(), "it must still be generating when SIGTERM comes"
-        assert asked.result().status_code == 200, "a request in progress is finished before the end"
-        with pytest.raises(ServeError):
-            ask(url, QUESTION)
-
-
-READY = "print('serving v/1 at http://127.0.0.1:9', flush=True)"
-
-
-@pytest.mark.usefixtures("child_env")
-def test_the_whole_group_ends_even_when_it_ignores_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medgrpo.serve.process.GRACE_S", 0.3)
-    pids = tmp_path / "pids"
-    script = textwrap.dedent(f"""
-        import os, signal, time
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        child = os.fork()
-        if child:
-            open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{child}}")
-            {READY}
-        time.sleep(300)
-    """)
-    with pytest.raises(KeyError), serving([sys.executable, "-c", script], timeout_s=30) as url:
-        assert url == "http://127.0.0.1:9"
-        leader, follower = map(int, pids.read_text().split())
-        assert is_alive(leader) and is_alive(follower)
-        raise KeyError
-    assert not Path(f"/proc/{leader}").exists()
-    wait_until_gone(follower)
-
-
-DEATHS = {
-    "exit code": ("import sys; print('no champion', file=sys.stderr); sys.exit(3)", "exit code 3.*\n  no champion"),
-    "signal": ("import os; os.kill(os.getpid(), 9)", "signal 9"),
-    "output closed": ("import os, time; os.close(1); time.sleep(300)", "closed its output"),
-    "too late": (
-        "import os, time; os.write(2, b'busy'); time.sleep(300)",
-        "after 2 s.*\n  busy",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", DEATHS)
-def test_a_child_that_does_not_get_ready_is_told_of(case: str) -> None:
-    script, message = DEATHS[case]
-    timeout_s = 2.0 if case == "too late" else 60.0
-    with pytest.raises(ServeError, match=message), serving([sys.executable, "-c", script], timeout_s=timeout_s):
-        pytest.fail("it was never ready")
-
-
-def test_a_command_that_does_not_exist() -> None:
-    with pytest.raises(ServeError, match="can't start /no/such"), serving(["/no/such"], timeout_s=5):
-        pass
-
-
-def test_child_sees_env_on_top_of_ours() -> None:
-    script = f"import os; assert os.environ['EXTRA'] == '1' and os.environ['PATH']; {READY}; input()"
-    with serving([sys.executable, "-c", script], {"EXTRA": "1"}, timeout_s=30) as url:
-        assert url.endswith(":9")
-
-
-@pytest.mark.usefixtures("child_env")
-def test_a_child_ends_when_its_parent_is_killed(base: BaseRef) -> None:
-    parent_script = textwrap.dedent(f"""
-        import sys, time
-        from medgrpo.serve.process import serving
-        with serving([sys.executable, "-c", {CHILD!r}, sys.argv[1]], timeout_s=120) as url:
-            print(url, flush=True)
-            time.sleep(300)
-    """)
-    with subprocess.Popen(
-        [sys.executable, "-c", parent_script, base.folder], stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        url = parent.stdout.readline().strip()
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
-        os.kill(parent.pid, signal.SIGKILL)
-    assert len(children) == 1
-    wait_until_gone(int(children[0]))
-
-
-def test_the_client_imports_no_torch() -> None:
-    script = "import sys, medgrpo.serve.process; assert not {'torch', 'transformers', 'fastapi'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])

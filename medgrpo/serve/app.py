@@ -36,6 +36,7 @@ from medgrpo.serve.guard import VERSION_HEADER, Doorman, Guard
 from medgrpo.serve.limits import Queue, QueueFull
 from medgrpo.serve.lineage import DISCLAIMER, Lineage
 from medgrpo.serve.metrics import Metrics
+from medgrpo.serve.page import mount_page
 from medgrpo.serve.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def build_app(stage: Stage, doorman: Doorman | None = None) -> FastAPI:
     _add_state(app, stage, metrics, doorman)
     _answer_errors_in_openai_shape(app, stage)
     _describe(app)
+    mount_page(app)
     app.add_middleware(Guard, keys=stage.keys, doorman=doorman, metrics=metrics)
     return app
 
