@@ -1,10 +1,13 @@
 """Seconds to evaluate several checkpoints: one `evaluate_all` against a stock `generate` pass for each.
 
-    python benchmarks/evaluation.py [--config configs/laptop.toml] [--rows 256] [--checkpoints 4] [--tokens 40]
+    medgrpo train configs/laptop.toml --set grpo.checkpoints=4
+    python benchmarks/evaluation.py [--config configs/laptop.toml] [--rows 256] [--checkpoints 4] [--random]
 
 A stock pass is what a script would do for each checkpoint: load the base, put the adapter on it with PEFT, and call
-transformers' `generate` on batches of as many rows, in the same order. Adapters are random. Both complete the same
-prompts greedily, and the share of completions that are the same to the letter is printed. Run nothing else beside it.
+transformers' `generate` on batches of as many rows, in the same order. The checkpoints are those of the config's
+training, without the warm start; with --random they are random, which have little in common and so show the worst case.
+Both complete the same prompts greedily, and the share of completions that are the same to the letter is printed.
+Run nothing else beside it.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from medgrpo.data.store import read_split
 from medgrpo.evaluation import evaluate_all, read_rows
 from medgrpo.policy import adapter_digest, attach, load_base, lora_settings
 from medgrpo.settings import Settings
+from medgrpo.stages import Stages
 from medgrpo.types import BaseRef, CheckpointRef, Example
 
 
@@ -72,16 +76,25 @@ def stock_pass(config: Config, base: BaseRef, adapter: Path, examples: Sequence[
     return completions
 
 
+def trained(config: Config, own: Settings, settings: Settings) -> list[CheckpointRef]:
+    """The checkpoints of the config's training, their adapters linked into another home."""
+    stages = Stages(config, settings)
+    checkpoints = [one for one in stages.training.checkpoints if one.step]
+    own.adapter("x").parent.mkdir(parents=True)
+    for one in checkpoints:
+        own.adapter(one.adapter_digest).symlink_to(settings.adapter(one.adapter_digest))
+    return checkpoints
+
+
 def main() -> None:
     """Time both, print seconds and their ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent / "configs" / "laptop.toml")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--checkpoints", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--random", action="store_true")
     given = parser.parse_args()
-    overrides = [f"data.validation_rows={given.rows}", f"evaluation.max_completion_tokens={given.tokens}"]
-    config, settings = read_config(given.config, overrides), Settings()
+    config, settings = read_config(given.config, [f"data.validation_rows={given.rows}"]), Settings()
     base = resolve(config.policy.base, settings)
     dataset = prepare(config, base, settings)
     examples = read_split(dataset, "validation", settings)
@@ -89,7 +102,11 @@ def main() -> None:
         own = Settings(home=Path(home))
         own.dataset(dataset.key).parent.mkdir(parents=True)
         own.dataset(dataset.key).symlink_to(settings.dataset(dataset.key))
-        checkpoints = [make_adapter(config, base, own, step) for step in range(1, given.checkpoints + 1)]
+        if given.random:
+            checkpoints = [make_adapter(config, base, own, step) for step in range(1, given.checkpoints + 1)]
+        else:
+            asked = read_config(given.config, [f"grpo.checkpoints={given.checkpoints}"])
+            checkpoints = trained(asked, own, settings)
         start = time.perf_counter()
         reports = evaluate_all(config, base, dataset, checkpoints, "validation", own)
         ours = time.perf_counter() - start
@@ -100,7 +117,8 @@ def main() -> None:
     pairs = [pair for mine, other in zip(completions, stock, strict=True) for pair in zip(mine, other, strict=True)]
     same = sum(mine == other for mine, other in pairs) / len(pairs)
     tokens = sum(report.completion_tokens.mean for report in reports) / len(reports)
-    print(f"{given.checkpoints} checkpoints, {len(examples)} rows, {tokens:.0f} of {given.tokens} tokens on average")
+    size, most = config.evaluation.batch_size, config.evaluation.max_completion_tokens
+    print(f"{len(checkpoints)} checkpoints, {len(examples)} rows in batches of {size}, {tokens:.0f} of {most} tokens")
     print(f"evaluate_all {ours:.1f} s   stock passes {theirs:.1f} s   ratio {ours / theirs:.2f}   same {same:.3f}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from medgrpo.greedy import GreedyDecoder
 from medgrpo.grpo.inference_copy import InferenceCopy, can_be_copied
 from medgrpo.grpo.obstacles import obstacle_in_model
 from medgrpo.grpo.sampling import Decoding, sample
@@ -42,11 +43,12 @@ class Completer:
             if temperature > 0:
                 torch.manual_seed(seed)
             decoding = self._decoding(generation)
-            tokens = (
-                self._generated(prompts, generation)
-                if decoding is None
-                else sample(self._sampler, prompts, decoding).tokens
-            )
+            if decoding is None:
+                tokens = self._generated(prompts, generation)
+            elif decoding.greedy and not decoding.min_tokens:
+                tokens = self._greedy.complete(prompts)
+            else:
+                tokens = sample(self._sampler, prompts, decoding).tokens
         texts: list[str] = self._policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
@@ -59,6 +61,12 @@ class Completer:
     def _decoding(self, generation: Any) -> Decoding | None:
         """How our loop does what is asked; None where it can't."""
         return Decoding.of(generation) if obstacle_in_model(self._policy.model) is None else None
+
+    @cached_property
+    def _greedy(self) -> GreedyDecoder:
+        decoding = Decoding.of(self._at(0.0))
+        assert decoding is not None
+        return GreedyDecoder(self._sampler, decoding)
 
     @cached_property
     def _sampler(self) -> Any:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from medgrpo import moves, registry
 from medgrpo.audit.audit import audit_config
@@ -14,7 +15,7 @@ from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.facts import question_hash
 from medgrpo.data.store import read_benchmark, read_split
-from medgrpo.errors import NotFoundError
+from medgrpo.errors import NotFoundError, UserError
 from medgrpo.gate import Evidence, decide
 from medgrpo.serve.check import check_champion
 from medgrpo.settings import Settings
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Incumbent(Frozen):
-    """What is served now, ready to be evaluated: the champion with its own base and prompt, or the base model."""
+    """A version with its own base and prompt, ready to be evaluated: the champion, or the base model in its place."""
 
     config: Config
     base: BaseRef
@@ -71,10 +72,38 @@ def find_incumbent(config: Config, settings: Settings) -> Incumbent:
     if champion is None:
         base = resolve(config.policy.base, settings)
         return Incumbent(config=config, base=base, checkpoint=CheckpointRef.base(), version=None)
-    _, card = registry.fetch(champion, settings)
+    return ready(config, champion, settings)
+
+
+def ready(config: Config, version: ModelVersionRef, settings: Settings) -> Incumbent:
+    """A version ready to be evaluated on a config's rows, with the prompt and the base that it was trained with.
+
+    Raises:
+        NotFoundError: its files are not what the registry says.
+        BaseModelError: its base model can't be found.
+    """
+    _, card = registry.fetch(version, settings)
     own = config.model_copy(update={"policy": card.config.policy, "prompt": card.config.prompt})
-    base = registry.resolve_base(champion, card, settings)
-    return Incumbent(config=own, base=base, checkpoint=card.checkpoint, version=champion)
+    base = registry.resolve_base(version, card, settings)
+    return Incumbent(config=own, base=base, checkpoint=card.checkpoint, version=version)
+
+
+def find_version(config: Config, version: str, settings: Settings) -> Incumbent:
+    """A version by its number or alias, ready to be evaluated.
+
+    Raises:
+        UserError: neither a number nor an alias, or nothing has this alias.
+        NotFoundError: there is no such version, or its files are not what the registry says.
+    """
+    name = config.model_name
+    if version.isdecimal():
+        return ready(config, registry.get(name, int(version), settings), settings)
+    if version not in get_args(registry.Alias):
+        raise UserError(f"--version {version}: give a number, {', '.join(get_args(registry.Alias))}")
+    found = registry.find(name, version, settings)  # type: ignore[arg-type]  # it is one of them
+    if found is None:
+        raise UserError(f"{name} has no {version} yet: `medgrpo history` tells what was promoted")
+    return ready(config, found, settings)
 
 
 def gather_evidence(

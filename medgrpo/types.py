@@ -143,6 +143,8 @@ class CheckpointRef(Frozen):
         """What people call it; step 0 is what GRPO started from, after a warm start."""
         if self.is_base:
             return "base"
+        if not self.train_key:  # of an adapter that wasn't trained here nothing else is known
+            return f"adapter {self.adapter_digest[:8]}"
         return f"step {self.step}" if self.step else "warm start"
 
 

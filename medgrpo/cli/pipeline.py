@@ -1,11 +1,16 @@
 """Commands: the pipeline and each of its stages."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medgrpo.cli.app import ConfigPath, Overrides, app, read_stages
+from medgrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from medgrpo.promotion import Incumbent
+    from medgrpo.stages import Stages
 
 SplitName = Literal["validation", "test"]
 
@@ -113,22 +118,64 @@ def evaluate(
     split: Annotated[
         SplitName, typer.Option(help="Rows to measure on. Choose nothing on the test rows.")
     ] = "validation",
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Measure this adapter, as PEFT saves it, wherever it is from.")
+    ] = None,
+    version: Annotated[
+        str,
+        typer.Option(
+            metavar="VERSION", help="Measure this model version: a number, or champion, challenger, previous."
+        ),
+    ] = "",
     recompute: Annotated[
         bool, typer.Option(help="Compute every figure once more from the stored per-row tables, and compare.")
     ] = False,
+    lm_eval: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write lm-evaluation-harness's results there, and a task to ask the same."),
+    ] = None,
 ) -> None:
     """Measure the base model and every checkpoint on the same rows; stages that it stands on are done first.
 
-    Example:  medgrpo evaluate configs/laptop.toml --recompute
+    With --adapter or --version that one is measured beside the base, and nothing is trained.
+
+    Example:  medgrpo evaluate configs/laptop.toml --split test --version champion --lm-eval results
     """
-    from medgrpo.evaluation import check_figures
+    from medgrpo.evaluation import check_figures, evaluate_all
+    from medgrpo.types import CheckpointRef
 
     stages = read_stages(config_path, overrides)
-    for report in stages.reports(split):
+    config, base, dataset, settings = stages.config, stages.base, stages.dataset, stages.settings
+    if given := _given_policy(stages, adapter, version):
+        config, base = given.config, given.base
+        reports = evaluate_all(config, base, dataset, (CheckpointRef.base(), given.checkpoint), split, settings)
+    else:
+        reports = stages.reports(split)
+    for report in reports:
         name = report.checkpoint.label
         if recompute:
-            check_figures(report, stages.config.evaluation, stages.settings)
-        print(f"{name:12} accuracy {report.accuracy}  format rate {report.format_rate}  rows {report.rows}")
+            check_figures(report, config.evaluation, settings)
+        print(f"{name:16} accuracy {report.accuracy}  format rate {report.format_rate}  rows {report.rows}")
+    if lm_eval:
+        from medgrpo.interchange.results import write_results
+
+        for path in write_results(config, base, dataset, reports, lm_eval, settings):
+            print(path)
+
+
+def _given_policy(stages: "Stages", adapter: Path | None, version: str) -> "Incumbent | None":
+    """The policy of `--adapter` or `--version`; None where neither was given."""
+    from medgrpo.evaluation import adopt_adapter
+    from medgrpo.promotion import Incumbent, find_version
+
+    if adapter and version:
+        raise UserError("--adapter and --version: give one of them")
+    if version:
+        return find_version(stages.config, version, stages.settings)
+    if adapter:
+        checkpoint = adopt_adapter(adapter, stages.settings)
+        return Incumbent(config=stages.config, base=stages.base, checkpoint=checkpoint, version=None)
+    return None
 
 
 @app.command(rich_help_panel="Pipeline")

@@ -1,13 +1,15 @@
 """Policies that share one base model in memory: the adapters are switched, the base is loaded once."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from medgrpo.config import PolicyConfig
-from medgrpo.errors import NotFoundError
-from medgrpo.policy import Policy, adapter_digest, attach, load_base
+from medgrpo.errors import NotFoundError, UserError
+from medgrpo.policy import ADAPTER_FILES, Policy, adapter_digest, attach, load_base
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef
 
@@ -45,6 +47,30 @@ class Policies:
             policy.model.unload()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # whether the next adapter is merged into a copy hangs on what is free
+
+
+def adopt_adapter(folder: Path, settings: Settings) -> CheckpointRef:
+    """Copy an adapter from any folder to where adapters are found by their content; the policy with it.
+
+    Raises:
+        UserError: the folder has no adapter as PEFT saves it, in safetensors.
+    """
+    if missing := [name for name in ADAPTER_FILES if not (folder / name).is_file()]:
+        raise UserError(f"{folder} is no adapter as PEFT saves it: {' and '.join(missing)} not found there")
+    try:
+        found = adapter_digest(folder)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{folder / ADAPTER_FILES[0]} can't be read: {error}") from error
+    target = settings.adapter(found)
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as draft:
+            copied = Path(draft) / "adapter"
+            copied.mkdir()
+            for name in ADAPTER_FILES:
+                shutil.copyfile(folder / name, copied / name)
+            copied.rename(target)
+    return CheckpointRef(adapter_digest=found)
 
 
 def adapter_folder(checkpoint: CheckpointRef, settings: Settings) -> Path:

@@ -197,7 +197,7 @@ class _Rollout:
         for place, row in enumerate(self.live):
             if ended[place]:
                 self._lengths[row] = step + 1
-        moves, self.kept = _closed_up(ended)
+        moves, self.kept = closed_up(ended)
         self.live = [self.live[place] for place in self.kept]
         return tokens[self.kept], moves
 
@@ -236,7 +236,7 @@ def draw(probabilities: torch.Tensor, numbers: torch.Tensor, top_p: float) -> to
     return (found if order is None else order.gather(1, found))[:, 0]
 
 
-def _closed_up(ended: Sequence[bool]) -> tuple[list[tuple[int, int]], list[int]]:
+def closed_up(ended: Sequence[bool]) -> tuple[list[tuple[int, int]], list[int]]:
     """How rows move so that those which go on are the first ones: (from, to) each, and where each of them was."""
     going_on = [place for place, end in enumerate(ended) if not end]
     kept = list(range(len(going_on)))

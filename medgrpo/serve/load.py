@@ -1,59 +1,48 @@
-"""From the registry to an engine: the champion, a numbered version, or the base model where nothing is promoted."""
-
-import logging
+"""From the registry to what an engine loads: a version with its verified adapter, or the base model alone."""
 
 from medgrpo import registry
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
-from medgrpo.policy import attach, load_base
-from medgrpo.serve.engine import Engine, Served
+from medgrpo.serve.engine import BASE, Served, Source
 from medgrpo.settings import Settings
-
-log = logging.getLogger(__name__)
-
-BASE = "base"
-"""The version's name where the base model is served."""
+from medgrpo.types import ModelVersionRef
 
 
-def load_engine(config: Config, settings: Settings, version: int | None = None) -> Engine:
-    """Load what the registry calls champion, or one version; the base model where there is no champion.
+def version_source(version: ModelVersionRef, settings: Settings) -> Source:
+    """A version: its adapter is fetched into a folder found by its content, its own prompt and dtype count.
 
     Raises:
-        NotFoundError: no such version.
+        NotFoundError: its files are not what the registry says.
         BaseModelError: the base model here is not the one that its adapter was trained on.
     """
-    chosen = (
-        registry.find(config.model_name, "champion", settings)
-        if version is None
-        else registry.get(config.model_name, version, settings)
-    )
-    if chosen is None:
-        log.warning("no champion of %s yet: serving the base model", config.model_name)
-        return _base_engine(config, settings)
-    folder, card = registry.fetch(chosen, settings)
-    policy_config = card.config.policy
-    base = registry.resolve_base(chosen, card, settings)
-    policy = attach(load_base(base.folder, policy_config.dtype, policy_config.load_in_4bit), folder)
+    folder, card = registry.fetch(version, settings)
+    base = registry.resolve_base(version, card, settings)
     served = Served(
-        version=f"{chosen.name}/{chosen.version}",
-        run_id=chosen.run_id,
+        version=f"{version.name}/{version.version}",
+        run_id=version.run_id,
         dataset_digest=card.dataset.digests["train"],
+        adapter_digest=version.adapter_digest,
         system_prompt=card.config.prompt.system,
         demonstrations=card.config.prompt.shown,
         base=base.name,
     )
-    return Engine(policy, served)
+    return Source(served, base, folder, card.config.policy)
 
 
-def _base_engine(config: Config, settings: Settings) -> Engine:
+def base_source(config: Config, settings: Settings) -> Source:
+    """The base model alone, in the config's prompt.
+
+    Raises:
+        BaseModelError: it isn't here.
+    """
     base = resolve(config.policy.base, settings)
-    policy = load_base(base.folder, config.policy.dtype, config.policy.load_in_4bit)
     served = Served(
         version=BASE,
         run_id="",
         dataset_digest="",
+        adapter_digest="",
         system_prompt=config.prompt.system,
         demonstrations=config.prompt.shown,
         base=base.name,
     )
-    return Engine(policy, served)
+    return Source(served, base, None, config.policy)
