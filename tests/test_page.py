@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -28,7 +29,7 @@ if not CHROMIUM and __name__ != "__main__":
 class Visit:
     """A page in a browser, and what it asked for."""
 
-    def __init__(self, page) -> None:
+    def __init__(self, page: Any) -> None:
         self.page = page
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -48,13 +49,13 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator[Any]:
     with started() as browser:
         yield browser
 
 
 @contextmanager
-def started():
+def started() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -66,7 +67,7 @@ def started():
 
 
 @contextmanager
-def visiting(browser, url: str, **options) -> Iterator[Visit]:
+def visiting(browser: Any, url: str, **options: Any) -> Iterator[Visit]:
     context = browser.new_context(viewport={"width": 1100, "height": 900}, **options)
     try:
         visit = Visit(context.new_page())
@@ -76,11 +77,11 @@ def visiting(browser, url: str, **options) -> Iterator[Visit]:
         context.close()
 
 
-def both(**saying) -> Fixed:
+def both(**saying: Any) -> Fixed:
     return Fixed(champion=Saying(**saying), base=Saying(served("base"), said="I think it is B."))
 
 
-def test_shows_what_each_version_says_reasoning_and_answer_apart(browser, tmp_path):
+def test_shows_what_each_version_says_reasoning_and_answer_apart(browser: Any, tmp_path: Path) -> None:
     with listening(stage(tmp_path, both())) as (url, _), visiting(browser, url) as visit:
         visit.ask()
         visit.wait_done("champion", "base")
@@ -98,7 +99,7 @@ def test_shows_what_each_version_says_reasoning_and_answer_apart(browser, tmp_pa
         }
 
 
-def test_shows_a_completion_while_it_comes_and_stops_it(browser, tmp_path):
+def test_shows_a_completion_while_it_comes_and_stops_it(browser: Any, tmp_path: Path) -> None:
     champion = Saying(said=STRICT, hold=2)
     with listening(stage(tmp_path, Fixed(champion=champion))) as (url, _), visiting(browser, url) as visit:
         visit.ask()
@@ -110,7 +111,7 @@ def test_shows_a_completion_while_it_comes_and_stops_it(browser, tmp_path):
         assert visit.page.is_enabled("#ask")
 
 
-def test_an_answer_is_text_and_never_code(browser, tmp_path):
+def test_an_answer_is_text_and_never_code(browser: Any, tmp_path: Path) -> None:
     with listening(stage(tmp_path, Fixed(champion=Saying(said=SCRIPT)))) as (url, _), visiting(browser, url) as visit:
         visit.ask()
         visit.wait_done("champion")
@@ -119,7 +120,7 @@ def test_an_answer_is_text_and_never_code(browser, tmp_path):
         assert visit.text("champion", "answer") == "<b>C</b>"
 
 
-def test_a_thumb_is_stored_for_the_version_that_answered(browser, tmp_path):
+def test_a_thumb_is_stored_for_the_version_that_answered(browser: Any, tmp_path: Path) -> None:
     made = stage(tmp_path, both())
     with listening(made) as (url, _), visiting(browser, url) as visit:
         visit.ask()
@@ -131,14 +132,14 @@ def test_a_thumb_is_stored_for_the_version_that_answered(browser, tmp_path):
     assert [(entry.version, entry.up, entry.down) for entry in compare(made.settings)] == [("base", 0, 1)]
 
 
-def test_tells_where_a_version_comes_from(browser, tmp_path):
+def test_tells_where_a_version_comes_from(browser: Any, tmp_path: Path) -> None:
     with listening(stage(tmp_path, both())) as (url, _), visiting(browser, url) as visit:
         visit.page.click("[data-role=base] summary")
         visit.page.wait_for_selector("[data-role=base] dd")
         assert "tiny" in visit.text("base", "lineage")
 
 
-def test_says_why_there_is_no_answer(browser, tmp_path):
+def test_says_why_there_is_no_answer(browser: Any, tmp_path: Path) -> None:
     failing = Saying(hold=0, failure=RuntimeError("secret"))
     failing.go_on.set()
     with listening(stage(tmp_path, Fixed(champion=failing))) as (url, _), visiting(browser, url) as visit:
@@ -147,7 +148,7 @@ def test_says_why_there_is_no_answer(browser, tmp_path):
         assert visit.text("champion", "state").startswith("No answer: the server failed")
 
 
-def test_with_keys_the_browser_asks_for_one(browser, tmp_path):
+def test_with_keys_the_browser_asks_for_one(browser: Any, tmp_path: Path) -> None:
     made = stage(tmp_path, both(), key="right-key")
     with listening(made) as (url, _):
         with visiting(browser, url) as visit:
@@ -158,7 +159,7 @@ def test_with_keys_the_browser_asks_for_one(browser, tmp_path):
             assert visit.text("champion", "answer") == "B"
 
 
-def test_the_key_of_the_browser_is_taken_as_basic_auth(tmp_path):
+def test_the_key_of_the_browser_is_taken_as_basic_auth(tmp_path: Path) -> None:
     import httpx
 
     given = {"authorization": "Basic " + base64.b64encode(b"any:right-key").decode(), "accept": "text/html"}

@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
@@ -13,7 +14,8 @@ from medgrpo.settings import Settings
 from medgrpo.types import EvalReport
 
 CARD = "card.json"
-VERSION = "medgrpo-example/1"
+VERSION = "medgrpo-example"
+"""No number: it isn't in a registry."""
 
 
 class ExampleCard(VersionCard):
@@ -67,6 +69,23 @@ def example_sources(settings: Settings) -> dict[str, Source]:
     return {
         "champion": Source(served, base, folder, card.config.policy),
         BASE: Source(_base(card.config, base.name), base, None, card.config.policy),
+    }
+
+
+def lineage() -> dict[str, Any]:
+    """What the served stage tells of the adapter, in the shape of `medgrpo.serve.lineage`."""
+    card = read_card()
+    measured = card.reports[-1]
+    return {
+        "base": {"name": card.base.name, "digest": card.base.digest, "revision": card.base.revision},
+        "dataset": {"name": card.dataset.name, "digest": card.dataset.digests["train"], "rows": card.dataset.rows},
+        "config": card.config.model_dump(mode="json"),
+        "limits": card.limits,
+        "figures": {
+            "rows": f"{measured.rows} {measured.rows_name}",
+            "accuracy": str(measured.accuracy),
+            "format_rate": str(measured.format_rate),
+        },
     }
 
 

@@ -1,6 +1,6 @@
 """A served stage from a config: which engine generates, what is loaded, and that it follows the registry."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
 from medgrpo import registry
@@ -69,14 +69,23 @@ def starting(
 
 
 def starting_with(
-    source: Source, config: Config, settings: Settings, engine: EngineName = "embedded", url: str = ""
+    sources: Mapping[str, Source],
+    config: Config,
+    settings: Settings,
+    engine: EngineName = "embedded",
+    url: str = "",
 ) -> Callable[[], Awaitable[Stage]]:
-    """What starts a stage that serves one source for good, without a registry."""
+    """What starts a stage that serves some sources for good, each in its role, without a registry."""
 
     async def start() -> Stage:
         made = BUILDERS[engine](settings, url)
         versions = Versions(made)
-        await versions.switch(CHAMPION, source)
+        try:
+            for role, source in sources.items():
+                await versions.switch(role, source)
+        except BaseException:
+            await made.close()
+            raise
         return Stage(made, versions, config.serve, settings, ApiKeys.of(settings), made.close)
 
     return start

@@ -152,6 +152,9 @@ function lines(known) {
     ['MLflow run', known.run?.run_id],
     ['Data digest', known.dataset?.digest],
     ['Rows', rows],
+    ['Measured', known.figures && `on ${known.figures.rows} rows: accuracy ${known.figures.accuracy}, asked form ` +
+      known.figures.format_rate],
+    ['Limits', known.limits],
     ['Gate', decision && `${decision.promote ? 'promoted' : 'refused'}, compared with ${known.compared_with}`],
     ...(decision?.reasons ?? []).map((reason) => ['', reason]),
     ['Problem', known.problem],
