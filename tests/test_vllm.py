@@ -60,7 +60,8 @@ def test_the_command_ends_when_its_parent_is_gone() -> None:
 
 def test_the_keeper_ends_as_its_command_does() -> None:
     command = [sys.executable, "-I", str(KEEPER), sys.executable, "-c", "raise SystemExit(7)"]
-    assert subprocess.run(command, stdin=subprocess.PIPE, check=False).returncode == 7
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as kept:
+        assert kept.wait(20) == 7
 
 
 def test_without_the_command_says_what_to_set(tmp_path: Path, base: object) -> None:

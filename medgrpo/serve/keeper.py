@@ -17,6 +17,8 @@ GRACE_S = 15
 
 def main(command: list[str]) -> int:
     """Run the command to its end; its exit code, 128 and the number for a signal."""
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)  # whoever started us in their own group must not be ended with the command
     # The group's SIGTERM is for the command; this process ends with it.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
