@@ -24,8 +24,8 @@ OVERRIDES = ("name=example", "policy.lora.r=8", "policy.lora.alpha=16")
 SOURCE = ("answer.py", "policy.py", "generation.py", "data", "rewards", "judge", "grpo", "evaluation")
 LIMITS = (
     "A toy: 135 million parameters, trained for twelve steps on made-up questions about four kinds of laboratory "
-    "values. It answers most questions wrong, those of its own kind, too, and states wrong things with confidence. It "
-    "shows how the served stage works and is good for nothing else. Not medical advice."
+    "values. It answers most questions wrong, those of its own kind, too, and its reasoning seldom makes sense, also "
+    "before a right answer. It shows how the served stage works and is good for nothing else. Not medical advice."
 )
 
 
