@@ -43,6 +43,11 @@ class Visit:
     def text(self, role: str, part: str) -> str:
         return self.page.inner_text(f"[data-role={role}] .{part}")
 
+    def wait_text(self, role: str, part: str, text: str) -> None:
+        from playwright.sync_api import expect
+
+        expect(self.page.locator(f"[data-role={role}] .{part}")).to_have_text(text, timeout=20_000)
+
     def wait_done(self, *roles: str) -> None:
         for role in roles:
             self.page.wait_for_selector(f"[data-role={role}][data-state=done]", timeout=60_000)
@@ -68,7 +73,7 @@ def started() -> Iterator[Any]:
 
 @contextmanager
 def visiting(browser: Any, url: str, **options: Any) -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": 1100, "height": 900}, **options)
+    context = browser.new_context(viewport={"width": 1100, "height": 760}, **options)
     try:
         visit = Visit(context.new_page())
         visit.page.goto(url)
@@ -103,7 +108,7 @@ def test_shows_a_completion_while_it_comes_and_stops_it(browser: Any, tmp_path: 
     champion = Saying(said=STRICT, hold=2)
     with listening(stage(tmp_path, Fixed(champion=champion))) as (url, _), visiting(browser, url) as visit:
         visit.ask()
-        visit.page.wait_for_function("document.querySelector('.reasoning').textContent === 'it is '")
+        visit.wait_text("champion", "reasoning", "it is")
         visit.page.click("#stop")
         wait_until(champion.cancelled.is_set)
         visit.page.wait_for_selector("[data-state=failed]")
@@ -126,9 +131,7 @@ def test_a_thumb_is_stored_for_the_version_that_answered(browser: Any, tmp_path:
         visit.ask()
         visit.wait_done("champion", "base")
         visit.page.click("[data-role=base] [data-thumb=down]")
-        visit.page.wait_for_function(
-            "document.querySelector('[data-role=base] .thanks').textContent.startsWith('Noted')"
-        )
+        visit.wait_text("base", "thanks", "Noted: thumb down.")
     assert [(entry.version, entry.up, entry.down) for entry in compare(made.settings)] == [("base", 0, 1)]
 
 
