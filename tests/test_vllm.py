@@ -28,8 +28,8 @@ from medgrpo.settings import Settings
 
 KEEPER = Path(__file__).parent.parent / "medgrpo" / "serve" / "keeper.py"
 COMMAND = Settings().vllm_command
-ROWS = 16
-SWAPS = 4
+ROWS = 8
+SWAPS = 2
 GREEDY = Decoding(max_tokens=40)
 
 
