@@ -21,7 +21,7 @@ from medgrpo.example import example_sources
 from medgrpo.policy import adapter_digest
 from medgrpo.serve.embedded import EmbeddedEngine
 from medgrpo.serve.engine import Decoding, Engine, Loaded, RequestRefused, Source
-from medgrpo.serve.versions import CHAMPION, Versions
+from medgrpo.serve.versions import Versions
 from medgrpo.serve.vllm import VllmEngine
 from medgrpo.serve.vllm_child import lora_rank
 from medgrpo.settings import Settings
@@ -154,7 +154,7 @@ async def check_swaps(engine: VllmEngine, one: Source, two: Source, said_one: li
     """Each answer is wholly from the version that it names, while the champion changes."""
     expected = {one.served.version: said_one, two.served.version: said_two}
     versions = Versions(engine)
-    await versions.switch(CHAMPION, one)
+    await versions.switch("champion", one)
     asked = questions()
     done, wrong = 0, []
     swapped = asyncio.Event()
@@ -172,7 +172,7 @@ async def check_swaps(engine: VllmEngine, one: Source, two: Source, said_one: li
     clients = [asyncio.create_task(client(first)) for first in range(4)]
     for number in range(SWAPS):
         before = done
-        await versions.switch(CHAMPION, two if number % 2 == 0 else one)
+        await versions.switch("champion", two if number % 2 == 0 else one)
         await until(lambda before=before: done >= before + 8)  # type: ignore[misc]
     swapped.set()
     await asyncio.gather(*clients)

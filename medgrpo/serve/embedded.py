@@ -1,186 +1,182 @@
-"""The embedded engine: transformers' continuous batching in this process, for a CPU or one small GPU.
+"""The embedded engine: versions in this process, the requests to each batched token by token as they come and go.
 
-Every version is a merged copy over the weights of one base in memory: the copy that evaluation and sampling use, too
-(`medgrpo/grpo/inference_copy.py`), so that what was evaluated is what answers.
+Versions of one base share its weights: only the layers that an adapter changes are a version's own. The copy is the one
+that evaluation and sampling use (`medgrpo/grpo/inference_copy.py`), so that what was evaluated is what answers.
+
+transformers' own batching generates in a thread of its own; what it makes comes to the event loop by callbacks.
 """
 
 import asyncio
+import gc
 import logging
-import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
+from transformers import ContinuousBatchingConfig
 
-from medgrpo.errors import MedgrpoError, ServeError
+from medgrpo.errors import BaseModelError, ServeError
+from medgrpo.grpo.inference_copy import InferenceCopy, can_be_copied
 from medgrpo.policy import Policy, attach, load_base
-from medgrpo.serve.detokenise import Detokeniser
-from medgrpo.serve.engine import Decoding, Piece, RequestRefused, Served, Source
+from medgrpo.serve.drawing import Draw, own_processors
+from medgrpo.serve.engine import Decoding, Loaded, Piece, RequestRefused, Served, Source
+from medgrpo.serve.text import GrowingText
 
 log = logging.getLogger(__name__)
 
-PAGE_TOKENS = 32
-"""Tokens of a page of the cache."""
-CACHE_BYTES = 1024**3
-"""Memory for keys and values per version on a CPU; at least one request of the context's length has room."""
+LEAST_TEMPERATURE = 1e-3
+"""Below this a request is greedy: dividing by less overflows, and would give the same tokens."""
+PAGE = 32
+"""Tokens per page of the cache: prompts that begin alike share whole pages."""
+CACHE_BYTES = 512 * 1024**2
+"""Memory that a version's cache may take, unless one request of the whole context needs more."""
+MOST_TOKENS = 64 * 1024
+"""Tokens that a version's cache holds at most."""
 BATCH_TOKENS = 512
-"""Most tokens that one step computes, prompts included: more would keep those who wait for their next token waiting."""
-GPU_SHARE = 0.25
-"""Share of a GPU's free memory for a version's keys and values: champion, challenger and previous share it."""
-STOP_TIMEOUT_S = 30
+"""Tokens that one step reads at most: a long prompt is read in parts, and the others go on meanwhile."""
+BATCH_REQUESTS = 32
+"""Requests that are generated at a time; others wait for their turn."""
+STOP_S = 30
+"""How long a version's thread may take to end."""
 
 
-class EmbeddedEngine:
-    """Versions in this process. Loading happens in a thread; each version generates in one of its own."""
+@dataclass
+class _News:
+    """What the generating thread last told of one request."""
 
-    def __init__(self) -> None:
-        self._bases: dict[tuple[str, str, bool], Policy] = {}
-        self._loaded: list[EmbeddedLoaded] = []
-        self._loading = asyncio.Lock()
+    event: asyncio.Event
+    output: Any = None
 
-    async def load(self, source: Source) -> "EmbeddedLoaded":
-        """Load a version beside those that are loaded, and warm it.
-
-        Raises:
-            ServeError: it can't be loaded.
-        """
-        async with self._loading:
-            try:
-                loaded = await asyncio.to_thread(self._build, source)
-            except MedgrpoError:
-                raise
-            except Exception as error:
-                raise ServeError(f"{source.served.version} can't be loaded: {error}") from error
-        self._loaded.append(loaded)
-        async for _ in loaded.stream([{"role": "user", "content": "?"}], Decoding(max_tokens=1)):
-            pass
-        return loaded
-
-    async def unload(self, loaded: "EmbeddedLoaded") -> None:
-        """Forget a version whose requests have ended, and its base where no other stands on it."""
-        if loaded in self._loaded:
-            self._loaded.remove(loaded)
-        await asyncio.to_thread(loaded.stop)
-        used = {one.base for one in self._loaded}
-        for base in [key for key in self._bases if key not in used]:
-            if not self._loading.locked():
-                del self._bases[base]
-
-    def fault(self) -> str:
-        """Why a version can't answer now; empty: all can."""
-        return "; ".join(reason for one in self._loaded if (reason := one.fault()))
-
-    async def close(self) -> None:
-        """Stop generating; requests that still run raise ServeError."""
-        await asyncio.gather(*(asyncio.to_thread(one.stop) for one in self._loaded))
-        self._loaded.clear()
-        self._bases.clear()
-
-    def _build(self, source: Source) -> "EmbeddedLoaded":
-        base = (source.base.digest, source.policy.dtype, source.policy.load_in_4bit)
-        if base not in self._bases:
-            self._bases[base] = load_base(source.base.folder, *base[1:])
-        return EmbeddedLoaded(source, _copy(self._bases[base], source), self._bases[base].tokenizer, base)
+    def tell(self, output: Any) -> None:
+        self.output = output
+        self.event.set()
 
 
-def _copy(base: Policy, source: Source) -> Any:
-    """The version's own model: merged where that can be done over shared weights, else on a base of its own."""
-    from medgrpo.grpo.inference_copy import InferenceCopy, can_be_copied
+class EmbeddedVersion:
+    """A version in memory: its merged weights, its cache, and the thread that generates."""
 
-    if source.adapter is None:
-        return InferenceCopy(base.model).refresh()
-    policy = attach(base, source.adapter)
-    if can_be_copied(policy.model):
-        copied = InferenceCopy(policy.model).refresh()
-        policy.model.unload()  # the base goes on without it
-        return copied
-    policy.model.unload()
-    own = load_base(source.base.folder, source.policy.dtype, source.policy.load_in_4bit)
-    return attach(own, source.adapter).model.get_base_model()
-
-
-class EmbeddedLoaded:
-    """A version in memory, with a thread that generates for all of its requests together."""
-
-    def __init__(self, source: Source, model: Any, tokenizer: Any, base: tuple[str, str, bool]) -> None:
-        """Start generating.
+    def __init__(self, policy: Policy, served: Served) -> None:
+        """Begin to generate. The adapter must be merged: the policy's model is a plain one.
 
         Args:
-            base: names the base whose weights the model shares.
+            policy: the model and its tokenizer.
+            served: what that is.
         """
-        self._served = source.served
-        self._model = model
-        self._policy = Policy(model, tokenizer)
-        self.base = base
-        self._is_stopped = False
-        self._start()
+        self._policy = policy
+        self._served = served
+        config = policy.model.config.get_text_config()
+        self._context: int = int(config.max_position_embeddings)
+        self._vocabulary: int = int(policy.model.get_input_embeddings().weight.shape[0])
+        self._generation = deepcopy(policy.model.generation_config)
+        self._generation.update(do_sample=False, pad_token_id=policy.tokenizer.pad_token_id)
+        if self._generation.eos_token_id is None:
+            self._generation.eos_token_id = policy.tokenizer.eos_token_id
+        ends = self._generation.eos_token_id
+        self._ends = set(ends) if isinstance(ends, list) else {ends}
+        self._pages = _pages(config, policy.model.dtype, self._context)
+        self._numbers = count()
+        self._closed = False
+        self._batching = self._begin()
 
     @property
     def served(self) -> Served:
         """What it is."""
         return self._served
 
-    def fault(self) -> str:
-        """Why it can't answer now; empty: it can."""
-        error = self._manager.background_thread_status.fatal_error
-        if self._is_stopped or (error is None and self._manager.is_running()):
-            return ""
-        return f"{self._served.version} stopped generating ({error}) and starts again with the next request"
-
-    def stop(self) -> None:
-        """End the thread; requests that still run fail."""
-        self._is_stopped = True
-        self._manager.stop(block=True, timeout=STOP_TIMEOUT_S, hard_stop=True)
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt and its completion may have together."""
+        return min(self._context, self._pages * PAGE)
 
     async def stream(self, chat: list[dict[str, str]], decoding: Decoding) -> AsyncIterator[Piece]:
-        """Complete a chat, used as it is given. Closing the iterator cancels the generation.
+        """Complete a chat; see `Loaded`."""
+        prompt = self._prompt(chat, decoding.max_tokens)
+        text = GrowingText(self._decode, decoding.stop)
+        sent = 0
+        with self._asked(prompt, decoding) as news:
+            while True:
+                await news.event.wait()
+                news.event.clear()
+                output = news.output
+                if output.error:
+                    raise ServeError("the embedded engine failed while it generated; its log says why")
+                tokens = output.generated_tokens
+                finished = output.is_finished()
+                new = text.take(tokens, finished)
+                done = finished or text.stopped
+                if done:
+                    ended = text.stopped or tokens[-1] in self._ends
+                    yield Piece(new, len(prompt), len(tokens), "stop" if ended else "length")
+                    return
+                if new or sent == 0:
+                    sent = len(tokens)
+                    yield Piece(new, len(prompt), len(tokens))
 
-        Raises:
-            RequestRefused: before the first piece: the prompt doesn't fit the context, or the chat template refuses it.
-            ServeError: the engine failed.
-        """
-        prompt = self._tokenize(chat, decoding.max_tokens)
-        self._revive()
-        manager, name = self._manager, uuid.uuid4().hex
-        given: asyncio.Queue[Any] = asyncio.Queue()
-        text = Detokeniser(self._decode, decoding.stop)
-        slot = self._sampling.open(decoding)
-        manager.register_result_handler(name, given.put_nowait)
-        is_over = False
+    def fault(self) -> str:
+        """Why it can't generate now; empty: it can. A thread that died is told of once, and started anew."""
+        if self._closed or self._is_alive():
+            return ""
+        reason = self._batching.background_thread_status.fatal_error or "its thread ended"
+        log.error("the embedded engine of %s stopped (%s) and is started anew", self._served.version, reason)
+        self._batching = self._begin()
+        return f"{self._served.version} stopped generating ({type(reason).__name__}) and is started anew"
+
+    def close(self) -> None:
+        """Stop the thread; running requests fail. Blocks until it has ended."""
+        self._closed = True
+        self._batching.stop(block=True, timeout=STOP_S, hard_stop=True)
+        self._batching.destroy()
+
+    def _begin(self) -> Any:
+        """A new cache and a new thread over the same weights."""
+        settings = ContinuousBatchingConfig(
+            page_size=PAGE,
+            num_blocks=self._pages,
+            max_batch_tokens=BATCH_TOKENS,
+            max_requests_per_batch=BATCH_REQUESTS,
+            use_cuda_graph=False,
+            use_async_batching=False,
+            auto_switch_to_flash=False,
+        )
+        model = self._policy.model
+        batching = model.init_continuous_batching(self._generation, settings)
+        batching.logit_processor = own_processors(model._get_logits_processor(self._generation))
+        batching.start()
+        return batching
+
+    def _is_alive(self) -> bool:
+        return self._batching.background_thread_status.fatal_error is None and self._batching.is_running()
+
+    @contextmanager
+    def _asked(self, prompt: list[int], decoding: Decoding) -> Iterator[_News]:
+        """A request in the batch for as long as the context lasts."""
+        if self._closed:
+            raise ServeError(f"{self._served.version} is being closed")
+        self.fault()
+        batching, name = self._batching, f"request-{next(self._numbers)}"
+        news = _News(asyncio.Event())
+        batching.register_result_handler(name, news.tell)
         try:
-            asked = {"max_new_tokens": decoding.max_tokens, "streaming": True, "eos_token_id": self._ends, "slot": slot}
-            if manager.add_request(prompt, name, **asked) is None:
-                raise ServeError(f"{self._served.version} takes no more requests")
-            while not is_over:
-                piece, is_over = self._read(await given.get(), text, len(prompt), decoding)
-                if piece:
-                    yield piece
+            kwargs = {} if decoding.temperature < LEAST_TEMPERATURE else {"draw": _draw(decoding)}
+            taken = batching.add_request(
+                prompt, request_id=name, max_new_tokens=decoding.max_tokens, streaming=True, **kwargs
+            )
+            if taken is None:
+                raise ServeError("the embedded engine stopped just now: ask again")
+            yield news
         finally:
-            self._sampling.close(slot)
-            with suppress(KeyError):
-                manager.output_router.result_handlers.pop(name)
-            if not is_over or text.is_stopped:
-                manager.cancel_request(name)
+            if news.output is None or not news.output.is_finished():
+                batching.cancel_request(name)
+                batching.output_router.result_handlers.pop(name, None)
 
-    def _read(self, given: Any, text: Detokeniser, prompt_tokens: int, decoding: Decoding) -> tuple[Piece | None, bool]:
-        """What is new in what the batching gave, and whether it was the last."""
-        tokens = given.generated_tokens
-        if given.error is not None:
-            raise ServeError(f"{self._served.version} failed: {given.error}")
-        has_ended = bool(tokens) and (tokens[-1] in self._ends or len(tokens) >= decoding.max_tokens)
-        is_last = has_ended or given.is_finished()
-        new = text.read(tokens, is_last)
-        is_last = is_last or text.is_stopped
-        if not (new or is_last):
-            return None, False
-        reason = None
-        if is_last:
-            reason = "stop" if text.is_stopped or (tokens and tokens[-1] in self._ends) else "length"
-        return Piece(new, prompt_tokens, len(tokens), reason), is_last  # type: ignore[arg-type]
-
-    def _tokenize(self, chat: list[dict[str, str]], max_tokens: int) -> list[int]:
-        """Token ids of the prompt, refused where context or cache have no room for it and the completion."""
+    def _prompt(self, chat: list[dict[str, str]], max_tokens: int) -> list[int]:
+        """Token ids of the prompt, refused when there is no room for it and the completion."""
         try:
             prompt = self._policy.prompt_tokens(chat)
         except TemplateError as error:
@@ -189,70 +185,104 @@ class EmbeddedLoaded:
                 "messages",
                 "invalid_messages",
             ) from error
-        if len(prompt) + max_tokens > self._room:
+        if len(prompt) + max_tokens > self.room:
             raise RequestRefused(
                 f"the prompt has {len(prompt)} tokens and the completion may have {max_tokens}: more than the "
-                f"{self._room} of the model's context. Shorten the messages or lower max_tokens",
+                f"{self.room} of the model's context here. Shorten the messages or lower max_tokens",
                 "messages",
                 "context_length_exceeded",
             )
+        if max(prompt) >= self._vocabulary:
+            raise RequestRefused("the messages hold a token that this model has no weights for", "messages", "token")
         return prompt
 
-    def _decode(self, tokens: Sequence[int]) -> str:
+    def _decode(self, tokens: Any) -> str:
         return str(self._policy.tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _revive(self) -> None:
-        """Generate again after the thread has failed: one request that it couldn't take must not end all others."""
-        if self._is_stopped:
-            raise ServeError(f"{self._served.version} is not in memory any more")
-        if fault := self.fault():
-            log.error("%s", fault)
-            self._start()
 
-    def _start(self) -> None:
-        from transformers import ContinuousBatchingConfig
+Base = tuple[str, str, bool]
+"""Digest, dtype and whether it is in 4 bits: versions of the same share a base in memory."""
 
-        from medgrpo.serve.sampling import RequestSampling
 
-        config = self._model.config.get_text_config()
-        generation = self._generation()
-        self._ends = generation.eos_token_id
-        self._room, pages = self._space(config)
-        batching = ContinuousBatchingConfig(
-            page_size=PAGE_TOKENS,
-            num_blocks=pages,
-            max_batch_tokens=None if pages is None else BATCH_TOKENS,
-            max_memory_percent=GPU_SHARE,
-            use_cuda_graph=False,
-            use_async_batching=False,
-            auto_switch_to_flash=False,  # it would fetch a kernel from a hub
-            per_request_processors=True,
-        )
-        self._manager = self._model.init_continuous_batching(generation, batching)
-        self._sampling = RequestSampling()
-        processors = self._manager.logit_processor
-        processors.logits_processor.append(self._sampling)
-        processors.tensors_required += 1
-        processors.supported_keys |= self._sampling.supported_kwargs
-        processors.do_processing = True
-        self._manager.start()
+class EmbeddedEngine:
+    """Loads versions into this process."""
 
-    def _generation(self) -> Any:
-        """Greedy, without what a base model's own settings may ask for."""
-        from transformers import GenerationConfig
+    def __init__(self) -> None:
+        """Begin with nothing loaded."""
+        self._versions: dict[EmbeddedVersion, Base] = {}
+        self._bases: dict[Base, Policy] = {}
+        self._loading = asyncio.Lock()
 
-        own, tokenizer = self._model.generation_config, self._policy.tokenizer
-        ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-        ends = list(ends) if isinstance(ends, list | tuple) else [ends]
-        return GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    async def load(self, source: Source) -> Loaded:
+        """Load a version and let it generate once; see `Engine`."""
+        base = (source.base.digest, source.policy.dtype, source.policy.load_in_4bit)
+        async with self._loading:
+            try:
+                version = await asyncio.to_thread(lambda: EmbeddedVersion(self._policy(source, base), source.served))
+            except (BaseModelError, OSError, ValueError, RuntimeError, MemoryError) as error:
+                raise ServeError(f"{source.served.version} can't be loaded: {error}") from error
+        try:
+            async for _ in version.stream([{"role": "user", "content": "?"}], Decoding(max_tokens=2)):
+                pass
+        except BaseException:
+            await asyncio.to_thread(version.close)
+            raise
+        self._versions[version] = base
+        return version
 
-    def _space(self, config: Any) -> tuple[int, int | None]:
-        """Tokens that one request may have, and pages of the cache; None: as many as fit the GPU's share."""
-        context = int(config.max_position_embeddings)
-        if self._model.device.type != "cpu":
-            return context, None
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        token = 2 * config.num_hidden_layers * heads * size * self._model.dtype.itemsize
-        pages = max(CACHE_BYTES // (token * PAGE_TOKENS), -(-context // PAGE_TOKENS))
-        return context, int(pages)
+    async def unload(self, loaded: Loaded) -> None:
+        """Stop a version's thread and free its memory."""
+        for version in [v for v in self._versions if v is loaded]:
+            del self._versions[version]
+            await asyncio.to_thread(version.close)
+        async with self._loading:
+            for base in self._bases.keys() - self._versions.values():
+                del self._bases[base]
+        gc.collect()
+
+    def fault(self) -> str:
+        """Why a version can't answer now; empty: all can."""
+        return "; ".join(filter(None, [version.fault() for version in self._versions]))
+
+    async def close(self) -> None:
+        """Stop all threads."""
+        for version in list(self._versions):
+            await self.unload(version)
+
+    def _policy(self, source: Source, base: Base) -> Policy:
+        """The version as a plain model, its adapter merged into the weights the way evaluation does it.
+
+        Raises:
+            BaseModelError: the base model can't be read, or the adapter doesn't fit it.
+        """
+        if base not in self._bases:
+            self._bases[base] = load_base(source.base.folder, source.policy.dtype, source.policy.load_in_4bit)
+        shared = self._bases[base]
+        if source.adapter is None:
+            return Policy(InferenceCopy(shared.model).refresh(), shared.tokenizer)
+        policy = attach(shared, source.adapter)
+        try:
+            if can_be_copied(policy.model):
+                return Policy(InferenceCopy(policy.model).refresh(), shared.tokenizer)
+        finally:
+            policy.model.unload()  # the shared base stays plain
+        own = attach(
+            load_base(source.base.folder, source.policy.dtype, source.policy.load_in_4bit), source.adapter
+        ).model
+        # Merging into 4-bit weights would round the adapter away: it stays beside them.
+        plain = own.get_base_model() if source.policy.load_in_4bit else own.merge_and_unload(safe_merge=True)
+        return Policy(plain.eval(), shared.tokenizer)
+
+
+def _draw(decoding: Decoding) -> Draw:
+    seed = secrets.randbits(63) if decoding.seed is None else decoding.seed
+    return Draw.of(decoding.temperature, decoding.top_p, seed)
+
+
+def _pages(config: Any, dtype: torch.dtype, context: int) -> int:
+    """Pages of the cache: as many as the memory for it holds, and enough for a few whole contexts at most."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * size * dtype.itemsize
+    tokens = min(max(CACHE_BYTES // per_token, context), MOST_TOKENS)
+    return -(-tokens // PAGE)

@@ -10,7 +10,7 @@ from medgrpo.serve.engine import Engine, Source
 from medgrpo.serve.follow import Follower
 from medgrpo.serve.load import version_source
 from medgrpo.serve.stage import Stage
-from medgrpo.serve.versions import CHAMPION, Versions
+from medgrpo.serve.versions import Versions
 from medgrpo.settings import Settings
 
 EngineName = Literal["embedded", "vllm"]
@@ -48,12 +48,11 @@ def starting(
 
     async def start() -> Stage:
         made = BUILDERS[engine](settings, url)
-        versions = Versions(made, settings.challenger_share)
-        wants_challenger = settings.challenger_share > 0 or settings.shadow
-        follower = Follower(config, versions, settings, wants_challenger)
+        versions = Versions(made, settings.challenger_share, settings.shadow, config.model_name)
+        follower = Follower(config, versions, settings)
         await follower.load_base()
         if pinned:
-            await versions.switch(CHAMPION, pinned)
+            await versions.switch("champion", pinned)
         else:
             await follower.look()
             follower.start()
@@ -61,7 +60,6 @@ def starting(
         async def close() -> None:
             await follower.stop()
             await versions.close()
-            await made.close()
 
         return Stage(made, versions, config.serve, settings, ApiKeys.of(settings), close)
 
@@ -86,6 +84,6 @@ def starting_with(
         except BaseException:
             await made.close()
             raise
-        return Stage(made, versions, config.serve, settings, ApiKeys.of(settings), made.close)
+        return Stage(made, versions, config.serve, settings, ApiKeys.of(settings), versions.close)
 
     return start

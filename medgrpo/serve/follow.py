@@ -8,7 +8,7 @@ from medgrpo import registry
 from medgrpo.config import Config
 from medgrpo.errors import MedgrpoError
 from medgrpo.serve.load import base_source, version_source
-from medgrpo.serve.versions import CHALLENGER, CHAMPION, Versions
+from medgrpo.serve.versions import Versions
 from medgrpo.settings import Settings
 from medgrpo.types import ModelVersionRef
 
@@ -26,19 +26,16 @@ class Follower:
         config: Config,
         versions: Versions,
         settings: Settings,
-        with_challenger: bool = False,
         poll_s: float = POLL_S,
     ) -> None:
-        """Look at nothing yet.
-
-        Args:
-            with_challenger: whether the challenger is loaded beside the champion.
-        """
+        """Look at nothing yet."""
         self._config, self._versions, self._settings = config, versions, settings
-        self._roles: tuple[registry.Alias, ...] = (CHAMPION, CHALLENGER) if with_challenger else (CHAMPION,)
+        self._roles: tuple[registry.Alias, ...] = (
+            ("champion", "challenger") if versions.wants_challenger else ("champion",)
+        )
         self._poll_s = poll_s
-        self._followed: dict[str, ModelVersionRef | None] = {}
-        self._failed: dict[str, tuple[ModelVersionRef | None, str]] = {}
+        self._followed: dict[registry.Alias, ModelVersionRef | None] = {}
+        self._failed: dict[registry.Alias, tuple[ModelVersionRef | None, str]] = {}
         self._nudged = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
         self._is_away = False
@@ -77,13 +74,14 @@ class Follower:
         self._tell("; ".join(reason for _, reason in self._failed.values()))
 
     async def load_base(self) -> None:
-        """Load the base model beside what is promoted: people compare with it.
+        """Load the base model: people compare with it, and it answers for as long as nothing is promoted.
 
         Raises:
             MedgrpoError: it can't be loaded.
         """
         source = await asyncio.to_thread(base_source, self._config, self._settings)
         await self._versions.switch("base", source)
+        await self._versions.switch("champion", source)
 
     async def _follow(self) -> None:
         while True:
@@ -92,14 +90,17 @@ class Follower:
                 await asyncio.wait_for(self._nudged.wait(), self._poll_s)
             await self.look()
 
-    async def _switch(self, role: str, version: ModelVersionRef | None) -> None:
+    async def _switch(self, role: registry.Alias, version: ModelVersionRef | None) -> None:
         """Let a role follow its alias; where that fails the old version goes on, and the reason is kept."""
         try:
-            if version is None:
-                await self._versions.switch(role, None)
-            else:
+            if version is not None:
                 source = await asyncio.to_thread(version_source, version, self._settings)
-                await self._versions.switch(role, source)
+            elif role == "champion":
+                log.warning("no champion of %s: the base model answers", self._config.model_name)
+                source = await asyncio.to_thread(base_source, self._config, self._settings)
+            else:
+                source = None
+            await self._versions.switch(role, source)
         except Exception as error:  # the promotion's fault, whatever it is, never ends what answers now
             name = f"{version.name}/{version.version}" if version else "no version"
             reason = f"{name} can't be {role} here: {_first_line(error)}"

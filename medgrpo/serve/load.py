@@ -1,4 +1,4 @@
-"""From the registry to what an engine loads: a version with its verified adapter, or the base model alone."""
+"""From the registry to what an engine loads: the champion, a numbered version, or the base model."""
 
 from medgrpo import registry
 from medgrpo.base_models import resolve
@@ -9,10 +9,10 @@ from medgrpo.types import ModelVersionRef
 
 
 def version_source(version: ModelVersionRef, settings: Settings) -> Source:
-    """A version: its adapter is fetched into a folder found by its content, its own prompt and dtype count.
+    """A version with its own base model, prompt and dtype, its adapter downloaded and verified.
 
     Raises:
-        NotFoundError: its files are not what the registry says.
+        NotFoundError: the stored files are not what the version says they are.
         BaseModelError: the base model here is not the one that its adapter was trained on.
     """
     folder, card = registry.fetch(version, settings)
@@ -26,14 +26,14 @@ def version_source(version: ModelVersionRef, settings: Settings) -> Source:
         demonstrations=card.config.prompt.shown,
         base=base.name,
     )
-    return Source(served, base, folder, card.config.policy)
+    return Source(served=served, base=base, adapter=folder, policy=card.config.policy)
 
 
 def base_source(config: Config, settings: Settings) -> Source:
-    """The base model alone, in the config's prompt.
+    """The base model alone, for as long as nothing is promoted.
 
     Raises:
-        BaseModelError: it isn't here.
+        BaseModelError: it can't be found or read.
     """
     base = resolve(config.policy.base, settings)
     served = Served(
@@ -45,4 +45,4 @@ def base_source(config: Config, settings: Settings) -> Source:
         demonstrations=config.prompt.shown,
         base=base.name,
     )
-    return Source(served, base, None, config.policy)
+    return Source(served=served, base=base, adapter=None, policy=config.policy)

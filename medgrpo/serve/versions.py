@@ -1,154 +1,177 @@
-"""The versions that answer now, each under its role. A request keeps the version that it began with."""
+"""Which versions answer now. A request keeps the one that it began with; a replaced one goes after its last request."""
 
 import asyncio
 import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Literal, get_args
 
+from medgrpo.answer import render_question
+from medgrpo.data.clinical import generate
 from medgrpo.errors import ServeError
 from medgrpo.serve.engine import Decoding, Engine, Loaded, Served, Source
 
 log = logging.getLogger(__name__)
 
-CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
-PREVIOUS: Final = "previous"
-GOLDEN = "Serum potassium is 2.9 mmol/L (reference range 3.5-5.3). Is it low, normal or high?"
-"""What a version is asked before it takes over."""
-GOLDEN_TOKENS = 8
+Role = Literal["champion", "challenger", "previous", "base"]
+ROLES: tuple[Role, ...] = get_args(Role)
+CHECK_TOKENS = 16
+"""Tokens that a version generates to show that it answers."""
 
 
 class UnknownVersion(LookupError):
-    """Nothing is loaded under this name."""
+    """No version that is loaded has this name."""
+
+
+@dataclass(eq=False)
+class _Held:
+    """A loaded version and how many requests it answers now."""
+
+    loaded: Loaded
+    requests: int = 0
 
 
 class Versions:
-    """What is loaded in an engine. Used from one event loop.
+    """The versions that are loaded, by their role. Used from one event loop."""
 
-    Attributes:
-        swaps: how often another version took over a role.
-        problem: why the newest promotion isn't followed; empty: it is.
-    """
-
-    def __init__(self, engine: Engine, challenger_share: float = 0.0) -> None:
-        """Start with nothing loaded.
+    def __init__(self, engine: Engine, challenger_share: float = 0.0, shadow: bool = False, name: str = "") -> None:
+        """Begin with nothing loaded: `switch` to a champion before the first request.
 
         Args:
-            challenger_share: share of the requests that ask for no version which the challenger answers.
+            engine: what loads and generates.
+            challenger_share: of the requests that name no version, the challenger answers so many, 0 to 1.
+            shadow: whether the challenger is to be loaded so that it can answer beside the champion.
+            name: the registered model's name: requests may ask for it.
         """
+        self.engine = engine
+        self.challenger_share = challenger_share
+        self.shadow = shadow
+        self.name = name
         self.swaps = 0
+        """How often another version became the champion."""
         self.problem = ""
-        self._engine = engine
-        self._share = challenger_share
-        self._roles: dict[str, Loaded] = {}
-        self._running: dict[int, int] = {}
-        self._retired: dict[int, Loaded] = {}
-        self._unloading: set[asyncio.Task[None]] = set()
+        """Why the newest promotion isn't followed; empty: all is well."""
+        self._roles: dict[Role, _Held] = {}
+        self._switching = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._draw = random.Random().random  # which requests the challenger gets
+
+    @property
+    def wants_challenger(self) -> bool:
+        """Whether a challenger is to be loaded at all: it costs memory."""
+        return self.challenger_share > 0 or self.shadow
 
     @contextmanager
-    def choose(self, asked: str | None) -> Iterator[Loaded]:
-        """The version that answers a request, kept in memory while the context lasts.
+    def choose(self, asked: str | None = None) -> Iterator[Loaded]:
+        """The version that answers a request, held for as long as the context lasts.
 
         Args:
-            asked: a version, a role or the registered model's name; None: whatever is to answer.
+            asked: a version's name, a role, or the registered model's name; None: whoever's turn it is.
 
         Raises:
-            UnknownVersion: it isn't loaded.
+            UnknownVersion: nothing of this name is loaded.
         """
-        loaded = self._find(asked)
-        self._running[id(loaded)] = self._running.get(id(loaded), 0) + 1
+        held = self._find(asked)
+        held.requests += 1
         try:
-            yield loaded
+            yield held.loaded
         finally:
-            self._running[id(loaded)] -= 1
-            self._let_go(loaded)
+            held.requests -= 1
+            self._let_go(held)
 
     def served(self) -> dict[str, Served]:
-        """Role → what is loaded; first what answers where nothing is asked for."""
-        return {role: self._roles[role].served for role in sorted(self._roles, key=_order)}
+        """What is loaded, by role."""
+        return {role: self._roles[role].loaded.served for role in ROLES if role in self._roles}
 
-    async def switch(self, role: str, source: Source | None) -> None:
-        """Let another version take over a role: loaded and tried beside the old one, switched to by one assignment.
+    async def switch(self, role: Role, source: Source | None) -> None:
+        """Load a version beside the others, see that it answers, then let it take a role in one step.
 
-        The champion that was is kept as `previous`, so that a rollback finds it loaded.
+        The champion before it stays loaded as `previous`: going back to it loads nothing.
 
         Args:
-            source: None: nothing has the role any more.
+            source: None: nobody has the role any more.
 
         Raises:
-            ServeError: it can't be loaded, or says nothing; the old one goes on.
+            ServeError: it can't be loaded or doesn't answer; nothing has changed.
         """
-        if source is None:
-            self._assign(role, None)
-            return
-        loaded = self._loaded(source)
-        if loaded is None:
-            loaded = await self._engine.load(source)
-            try:
-                await _try_out(loaded)
-            except BaseException:
-                await self._engine.unload(loaded)
-                raise
-        if self._roles.get(role) is loaded:
-            return
-        if role == CHAMPION and (old := self._roles.get(CHAMPION)) is not None:
-            self._assign(PREVIOUS, old)
-        self._assign(role, loaded)
-        self.swaps += 1
-        log.info("%s is %s now", loaded.served.version, role)
+        async with self._switching:
+            held = None if source is None else await self._held(source)
+            before = self._roles.get(role)
+            if held is before:
+                return
+            replaced = [before, self._roles.get("previous") if role == "champion" else None]
+            self._assign(role, held)
+            for old in filter(None, replaced):
+                self._let_go(old)
 
     async def close(self) -> None:
-        """Wait for versions that are being unloaded; the engine forgets the rest."""
-        await asyncio.gather(*self._unloading, return_exceptions=True)
+        """Wait until replaced versions are unloaded, then close the engine."""
+        while self._leaving:
+            await asyncio.wait(self._leaving)
+        await self.engine.close()
 
-    def _find(self, asked: str | None) -> Loaded:
-        champion = self._roles.get(CHAMPION) or self._roles.get("base")
-        names = {loaded.served.version: loaded for loaded in self._roles.values()} | self._roles
-        if champion is not None and asked in (None, champion.served.name, CHAMPION):
-            challenger = self._roles.get(CHALLENGER)
-            is_drawn = asked != CHAMPION and challenger is not None and random.random() < self._share
-            return challenger if is_drawn and challenger is not None else champion
-        if asked is None or asked not in names:
-            raise UnknownVersion(asked)
-        return names[asked]
+    def _find(self, asked: str | None) -> _Held:
+        champion = self._roles.get("champion")
+        if champion is None:
+            raise UnknownVersion("no version is loaded yet")
+        if asked is None or asked in (self.name, champion.loaded.served.name):
+            challenger = self._roles.get("challenger")
+            return challenger if challenger and self._draw() < self.challenger_share else champion
+        for role, held in self._roles.items():
+            if asked in (role, held.loaded.served.version):
+                return held
+        raise UnknownVersion("no version of this name is loaded")
 
-    def _loaded(self, source: Source) -> Loaded | None:
-        """The version where it is loaded already, also if it waits for its last request."""
-        all_loaded = [*self._roles.values(), *self._retired.values()]
-        return next((one for one in all_loaded if one.served == source.served), None)
+    async def _held(self, source: Source) -> _Held:
+        """The version, loaded if it isn't yet, and seen to answer."""
+        for held in self._roles.values():
+            if held.loaded.served == source.served:
+                return held
+        loaded = await self.engine.load(source)
+        try:
+            await _check(loaded)
+        except BaseException:
+            await self.engine.unload(loaded)
+            raise
+        return _Held(loaded)
 
-    def _assign(self, role: str, loaded: Loaded | None) -> None:
-        old = self._roles.pop(role, None)
-        if loaded is not None:
-            self._roles[role] = loaded
-            self._retired.pop(id(loaded), None)
-        if old is not None and old not in self._roles.values():
-            self._retired[id(old)] = old
-            self._let_go(old)
+    def _assign(self, role: Role, held: _Held | None) -> None:
+        before = self._roles.pop(role, None)
+        if held is None:
+            return
+        self._roles[role] = held
+        if role == "champion" and before is not None:
+            self._roles["previous"] = before
+            self.swaps += 1
+            log.info("%s answers now, %s before", held.loaded.served.version, before.loaded.served.version)
 
-    def _let_go(self, loaded: Loaded) -> None:
-        """Unload a version that has no role any more, once its last request has ended."""
-        if id(loaded) in self._retired and not self._running.get(id(loaded)):
-            del self._retired[id(loaded)]
-            self._running.pop(id(loaded), None)
-            task = asyncio.get_running_loop().create_task(self._engine.unload(loaded))
-            self._unloading.add(task)
-            task.add_done_callback(self._unloading.discard)
+    def _let_go(self, held: _Held) -> None:
+        """Unload a version that nobody needs any more."""
+        if held.requests or held in self._roles.values():
+            return
+        leaving = asyncio.get_running_loop().create_task(self._unload(held))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def _unload(self, held: _Held) -> None:
+        try:
+            await self.engine.unload(held.loaded)
+        except Exception:  # an engine's own failures: the versions that answer go on
+            log.exception("%s could not be unloaded", held.loaded.served.version)
 
 
-def _order(role: str) -> int:
-    return [CHAMPION, CHALLENGER, PREVIOUS, "base"].index(role)
-
-
-async def _try_out(loaded: Loaded) -> None:
-    """Ask a version one question.
+async def _check(loaded: Loaded) -> None:
+    """See that a version says something to a built-in question. Whether that is right was measured before.
 
     Raises:
-        ServeError: it says nothing.
+        ServeError: it doesn't.
     """
-    chat = loaded.served.chat([{"role": "user", "content": GOLDEN}])
-    said = [piece.text async for piece in loaded.stream(chat, Decoding(max_tokens=GOLDEN_TOKENS))]
-    if not "".join(said).strip():
-        raise ServeError(f"{loaded.served.version} answers a question with nothing")
+    served = loaded.served
+    question = {"role": "user", "content": render_question(generate(1, seed=0)[0])}
+    text = ""
+    async for piece in loaded.stream(served.chat([question]), Decoding(max_tokens=CHECK_TOKENS)):
+        text += piece.text
+    if not text.strip():
+        raise ServeError(f"{served.version} answers a question with an empty completion")
