@@ -10,6 +10,7 @@ from medgrpo.errors import BaseModelError, MedgrpoError
 from medgrpo.policy import adapter_digest
 from medgrpo.registry import VersionCard
 from medgrpo.serve.engine import BASE, Served, Source
+from medgrpo.serve.versions import Role
 from medgrpo.settings import Settings
 from medgrpo.types import EvalReport
 
@@ -40,7 +41,7 @@ def read_card() -> ExampleCard:
     return ExampleCard.model_validate_json((_folder() / CARD).read_text(encoding="utf-8"))
 
 
-def example_sources(settings: Settings) -> dict[str, Source]:
+def example_sources(settings: Settings) -> dict[Role, Source]:
     """Role → what to load: the adapter as champion, and its base model. The base is converted at the first use.
 
     Raises:
@@ -68,7 +69,7 @@ def example_sources(settings: Settings) -> dict[str, Source]:
     )
     return {
         "champion": Source(served, base, folder, card.config.policy),
-        BASE: Source(_base(card.config, base.name), base, None, card.config.policy),
+        "base": Source(_base(card.config, base.name), base, None, card.config.policy),
     }
 
 

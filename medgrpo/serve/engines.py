@@ -10,7 +10,7 @@ from medgrpo.serve.engine import Engine, Source
 from medgrpo.serve.follow import Follower
 from medgrpo.serve.load import version_source
 from medgrpo.serve.stage import Stage
-from medgrpo.serve.versions import Versions
+from medgrpo.serve.versions import Role, Versions
 from medgrpo.settings import Settings
 
 EngineName = Literal["embedded", "vllm"]
@@ -67,7 +67,7 @@ def starting(
 
 
 def starting_with(
-    sources: Mapping[str, Source],
+    sources: Mapping[Role, Source],
     config: Config,
     settings: Settings,
     engine: EngineName = "embedded",
