@@ -153,11 +153,11 @@ def test_says_why_there_is_no_answer(browser: Any, tmp_path: Path) -> None:
 
 def test_with_a_key_for_the_password_the_page_answers(browser: Any, tmp_path: Path) -> None:
     made = stage(tmp_path, both(), key="right-key")
-    with listening(made) as (url, _):
-        with visiting(browser, url, http_credentials={"username": "any", "password": "right-key"}) as visit:
-            visit.ask()
-            visit.wait_done("champion", "base")
-            assert visit.text("champion", "answer") == "B"
+    given = {"username": "any", "password": "right-key"}
+    with listening(made) as (url, _), visiting(browser, url, http_credentials=given) as visit:
+        visit.ask()
+        visit.wait_done("champion", "base")
+        assert visit.text("champion", "answer") == "B"
 
 
 def test_the_key_of_the_browser_is_taken_as_basic_auth(tmp_path: Path) -> None:
