@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from flows.automations import HEARTBEAT_S, RETRIED_TAG, TAG, find_block, notices, put, put_block, recovery
 from flows.pipeline import train_from_file
 from flows.promotion import promotion
+from flows.reconcile import reconcile
 from medgrpo.errors import UserError
 from tasks.stage import GPU
 
@@ -124,6 +125,18 @@ def flows_of(target: Target, schedule: Schedule | None) -> Iterator[Deployed]:
     )
 
 
+RECONCILE = Deployed(
+    flow=reconcile,
+    entrypoint="flows/reconcile.py:reconcile",
+    name="medgrpo",
+    description="Finds and mends what dead processes left on the worker's machine and in MLflow.",
+    tags=[TAG],
+    concurrency_limit=1,
+    schedule=IntervalSchedule(interval=timedelta(minutes=30), timezone="UTC"),
+)
+"""One for a pool, not for a config. It looks twice an hour."""
+
+
 def deploy(targets: list[Target], place: Place) -> Iterator[tuple[str, str]]:
     """Bring a Prefect server to what is wanted; yields what, and whether it was created, updated or unchanged.
 
@@ -138,9 +151,9 @@ def deploy(targets: list[Target], place: Place) -> Iterator[tuple[str, str]]:
             client.hello()
             yield f"work pool {place.pool}", _put_pool(client, place)
             yield f"limit of the tag {GPU}: {place.gpus} at once", _put_limit(client, place.gpus)
-            for target in targets:
-                for wanted in flows_of(target, place.schedule):
-                    yield f"deployment {wanted.flow.name}/{wanted.name}", _put_deployment(client, wanted, place)
+            flows = [RECONCILE, *(flow for target in targets for flow in flows_of(target, place.schedule))]
+            for wanted in flows:
+                yield f"deployment {wanted.flow.name}/{wanted.name}", _put_deployment(client, wanted, place)
             for automation in recovery():
                 yield f"automation '{automation.name}'", put(client, automation)
             yield from _put_notices(client, place)

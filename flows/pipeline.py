@@ -33,11 +33,6 @@ HOOKS: Any = {
     "on_crashed": [fail_run],
     "on_cancellation": [fail_run],
 }
-    "on_running": [hold_run],
-    "on_failure": [fail_run],
-    "on_crashed": [fail_run],
-    "on_cancellation": [fail_run],
-}
 
 
 @flow(name="medgrpo", **HOOKS)

@@ -19,4 +19,5 @@ def reconcile(fix: bool = True, just_s: float = JUST_S) -> Report:
     findings += settle_flow_runs(fix, just_s)
     findings += settle_runs(fix)
     findings += remove_leftovers(fix)
-    return report(findings + look_for_moves())
+    found: Report = report(findings + look_for_moves())
+    return found

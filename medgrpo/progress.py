@@ -33,7 +33,7 @@ def outlive_output() -> None:
     def fall_silent(own: Console) -> None:
         own.quiet = True
 
-    Console.on_broken_pipe = fall_silent  # type: ignore[method-assign]
+    Console.on_broken_pipe = fall_silent  # type: ignore[method-assign, assignment]
 
 
 NOISY = (

@@ -25,6 +25,12 @@ class Settings(BaseSettings):
     """accelerate's config file, as configs/accelerate/fsdp2.yaml (`MEDGRPO_ACCELERATE_CONFIG`); empty: plain DDP."""
     vllm_url: str = ""
     """The vLLM server that samples for `grpo.rollouts = "vllm-server"` (`MEDGRPO_VLLM_URL`)."""
+    vllm_command: str = "vllm"
+    """vLLM's executable for `medgrpo serve --engine vllm` (`MEDGRPO_VLLM_COMMAND`)."""
+    vllm_arguments: str = ""
+    """More arguments for it, as `--tensor-parallel-size 2` (`MEDGRPO_VLLM_ARGUMENTS`)."""
+    vllm_engine_url: str = ""
+    """A running vLLM to serve with, instead of starting one (`MEDGRPO_VLLM_ENGINE_URL`)."""
     gguf_converter: str = ""
     """llama.cpp's convert_hf_to_gguf.py for `medgrpo export` (`MEDGRPO_GGUF_CONVERTER`); empty: the one on PATH."""
 

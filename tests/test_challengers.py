@@ -90,7 +90,7 @@ def test_four_challengers_get_the_right_decisions_for_the_right_reasons(question
 
     better = challenge("better", questions, home)
     assert broken(better) == set() and better.proposal.decision.promote
-    assert better.proposal.decision.difference.low > 0.5
+    assert better.proposal.decision.difference.low > 0.25
     mover = Mover(who="test", reason="better", approved=True)
     assert carry_out(better.config, better.proposal, mover, home) == "promoted"
     champion = registry.find(better.config.model_name, "champion", home)

@@ -402,7 +402,11 @@ def test_prefect_reads_the_deployments_as_they_are_written() -> None:
     assert set(written) <= known
     assert all(set(one) <= set(DeploymentConfig.model_fields) for one in deployments().values())
     assert written["prefect-version"] == importlib.metadata.version("prefect")
-    assert [(one.name, one.concurrency_limit) for one in read.deployments] == [("llama31-8b", 1), ("llama31-8b", None)]
+    assert [(one.name, one.concurrency_limit) for one in read.deployments] == [
+        ("llama31-8b", 1),
+        ("medgrpo", 1),
+        ("llama31-8b", None),
+    ]
     (schedule,) = deployments()["train_from_file"]["schedules"]
     assert schedule["active"] is False
     assert set(schedule) <= {"cron", "timezone", "slug", "active"}
@@ -410,7 +414,7 @@ def test_prefect_reads_the_deployments_as_they_are_written() -> None:
     assert not DeploymentScheduleCreate(schedule=cron, active=schedule["active"], slug=schedule["slug"]).active
 
 
-@pytest.mark.parametrize("deployment", ["train_from_file", "promotion"])
+@pytest.mark.parametrize("deployment", ["train_from_file", "promotion", "reconcile"])
 def test_a_deployment_names_a_flow_that_takes_its_parameters(deployment: str) -> None:
     """By the syntax tree: importing the flow would need the whole stack."""
     one = deployments()[deployment]

@@ -98,11 +98,12 @@ def test_a_wrong_form_is_refused(on_server: str, api: httpx.Client, wrong: dict[
 
 
 def test_prefect_yaml_says_the_same(on_server: str) -> None:
-    from flows.deploy import flows_of
+    from flows.deploy import RECONCILE, flows_of
 
     path = "configs/llama31-8b.toml"
     written = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    meant = list(flows_of(target("llama31-8b", path), None))
+    training, promoting = flows_of(target("llama31-8b", path), None)
+    meant = [training, RECONCILE, promoting]
     for entry, flow in zip(written, meant, strict=True):
         assert entry["name"] == flow.name
         for key in ("entrypoint", "tags", "description", "parameters"):

@@ -1,23 +1,41 @@
 """Commands: the served stage."""
 
 import json
-from typing import Annotated, Literal
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medgrpo.cli.app import ConfigPath, Overrides, app
+from medgrpo.cli.app import Overrides, app
+from medgrpo.errors import UserError
 
+if TYPE_CHECKING:
+    from medgrpo.serve.stage import Stage
+    from medgrpo.settings import Settings
+
+    Starting = Callable[[], Awaitable[Stage]]
+
+log = logging.getLogger(__name__)
+
+EngineWord = Literal["embedded", "vllm"]
 Url = Annotated[str, typer.Option(help="Where the served stage is.")]
 
 
 @app.command(rich_help_panel="Serving")
 def serve(
-    config_path: ConfigPath,
+    config_path: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="A TOML config, for example configs/laptop.toml.")
+    ] = None,
     overrides: Overrides = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Serve the adapter that comes with medgrpo: no config, no training.")
+    ] = False,
     version: Annotated[
         int | None, typer.Option(help="Serve this version for good; default: the champion, whichever it is.")
     ] = None,
-    engine: Annotated[Literal["embedded"], typer.Option(help="What generates: this process.")] = "embedded",
+    engine: Annotated[EngineWord, typer.Option(help="What generates: this process, or vLLM beside it.")] = "embedded",
     engine_url: Annotated[str, typer.Option(help="A running server to use, where the engine is another process.")] = "",
     host: Annotated[str, typer.Option(help="Other than loopback only with a key: `medgrpo keys add`.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: a free one.")] = 8000,
@@ -26,16 +44,39 @@ def serve(
 
     Example:  medgrpo serve configs/laptop.toml --port 8000
     """
-    from medgrpo.config_file import read_config
-    from medgrpo.serve.engines import starting
     from medgrpo.serve.server import check_host
     from medgrpo.serve.server import run as run_server
     from medgrpo.settings import Settings
 
     settings = Settings()
     check_host(host, settings)
-    config = read_config(config_path, overrides or ())
-    run_server(starting(config, settings, engine, engine_url, version), host, port)
+    if example:
+        if config_path or overrides or version:
+            raise UserError("--example serves what comes with medgrpo: leave CONFIG, --set and --version out")
+        start = _starting_example(settings, engine, engine_url)
+    elif config_path:
+        start = _starting_config(config_path, overrides, settings, engine, engine_url, version)
+    else:
+        raise UserError("name a config, as in `medgrpo serve configs/laptop.toml`, or try `medgrpo serve --example`")
+    run_server(start, host, port)
+
+
+def _starting_example(settings: "Settings", engine: EngineWord, url: str) -> "Starting":
+    from medgrpo.example import example_sources, read_card
+    from medgrpo.serve.engines import starting_with
+
+    card = read_card()
+    log.warning("the example: %s", card.limits)
+    return starting_with(example_sources(settings), card.config, settings, engine, url)
+
+
+def _starting_config(
+    path: Path, overrides: Overrides, settings: "Settings", engine: EngineWord, url: str, version: int | None
+) -> "Starting":
+    from medgrpo.config_file import read_config
+    from medgrpo.serve.engines import starting
+
+    return starting(read_config(path, overrides or ()), settings, engine, url, version)
 
 
 @app.command(rich_help_panel="Serving")

@@ -42,9 +42,9 @@ class InferenceCopy:
         """Build the copy's modules over the policy's weights.
 
         Args:
-            policy: a `PeftModel` for which `can_be_copied` holds.
+            policy: a `PeftModel` for which `can_be_copied` holds, or a model without an adapter.
         """
-        base = policy.get_base_model()
+        base = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
         shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
         self.model = copy.deepcopy(base, shared)
         self.model.__dict__.pop("forward", None)  # TRL's fused head is bound to the model in training

@@ -102,6 +102,7 @@ def build_app(stage: Stage, doorman: Doorman | None = None) -> FastAPI:
     _add_versions(app, stage, lineage)
     _add_feedback(app, notes, metrics)
     _add_state(app, stage, metrics, doorman)
+    mount_page(app)
     _answer_errors_in_openai_shape(app, stage)
     _describe(app)
     mount_page(app)

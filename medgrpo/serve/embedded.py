@@ -1,5 +1,8 @@
 """The embedded engine: versions in this process, the requests to each batched token by token as they come and go.
 
+Versions of one base share its weights: only the layers that an adapter changes are a version's own. The copy is the one
+that evaluation and sampling use (`medgrpo/grpo/inference_copy.py`), so that what was evaluated is what answers.
+
 transformers' own batching generates in a thread of its own; what it makes comes to the event loop by callbacks.
 """
 
@@ -197,33 +200,44 @@ class EmbeddedVersion:
         return str(self._policy.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
+Base = tuple[str, str, bool]
+"""Digest, dtype and whether it is in 4 bits: versions of the same share a base in memory."""
+
+
 class EmbeddedEngine:
-    """Loads versions into this process, each with weights of its own."""
+    """Loads versions into this process."""
 
     def __init__(self) -> None:
         """Begin with nothing loaded."""
-        self._versions: list[EmbeddedVersion] = []
+        self._versions: dict[EmbeddedVersion, Base] = {}
+        self._bases: dict[Base, Policy] = {}
+        self._loading = asyncio.Lock()
 
     async def load(self, source: Source) -> Loaded:
         """Load a version and let it generate once; see `Engine`."""
-        try:
-            version = await asyncio.to_thread(lambda: EmbeddedVersion(merged(source), source.served))
-        except Exception as error:  # damaged files make the libraries raise types of their own
-            raise ServeError(f"{source.served.version} can't be loaded: {error}") from error
+        base = (source.base.digest, source.policy.dtype, source.policy.load_in_4bit)
+        async with self._loading:
+            try:
+                version = await asyncio.to_thread(lambda: EmbeddedVersion(self._policy(source, base), source.served))
+            except Exception as error:  # damaged files make the libraries raise types of their own
+                raise ServeError(f"{source.served.version} can't be loaded: {error}") from error
         try:
             async for _ in version.stream([{"role": "user", "content": "?"}], Decoding(max_tokens=2)):
                 pass
         except BaseException:
             await asyncio.to_thread(version.close)
             raise
-        self._versions.append(version)
+        self._versions[version] = base
         return version
 
     async def unload(self, loaded: Loaded) -> None:
         """Stop a version's thread and free its memory."""
         for version in [v for v in self._versions if v is loaded]:
-            self._versions.remove(version)
+            del self._versions[version]
             await asyncio.to_thread(version.close)
+        async with self._loading:
+            for base in self._bases.keys() - self._versions.values():
+                del self._bases[base]
         gc.collect()
 
     def fault(self) -> str:
@@ -235,22 +249,32 @@ class EmbeddedEngine:
         for version in list(self._versions):
             await self.unload(version)
 
+    def _policy(self, source: Source, base: Base) -> Policy:
+        """The version as a plain model, its adapter merged into the weights the way evaluation does it.
 
-def merged(source: Source) -> Policy:
-    """The version as a plain model, its adapter merged into the weights the way evaluation does it.
-
-    Raises:
-        BaseModelError: the base model can't be read, or the adapter doesn't fit it.
-    """
-    policy = load_base(source.base.folder, source.policy.dtype, source.policy.load_in_4bit)
-    if source.adapter is None:
-        return policy
-    policy = attach(policy, source.adapter)
-    if can_be_copied(policy.model):
-        return Policy(InferenceCopy(policy.model).refresh(), policy.tokenizer)
-    # Merging into 4-bit weights would round the adapter away: it stays beside them.
-    plain = policy.model.get_base_model() if source.policy.load_in_4bit else policy.model.merge_and_unload(True)
-    return Policy(plain.eval(), policy.tokenizer)
+        Raises:
+            BaseModelError: the base model can't be read, or the adapter doesn't fit it.
+        """
+        if base not in self._bases:
+            self._bases[base] = load_base(source.base.folder, source.policy.dtype, source.policy.load_in_4bit)
+        shared = self._bases[base]
+        if source.adapter is None:
+            return Policy(InferenceCopy(shared.model).refresh(), shared.tokenizer)
+        try:
+            policy = attach(shared, source.adapter)
+        except BaseException:
+            del self._bases[base]  # half of the adapter may be on it; versions that stand on it are copies
+            raise
+        try:
+            if can_be_copied(policy.model):
+                return Policy(InferenceCopy(policy.model).refresh(), shared.tokenizer)
+        finally:
+            policy.model.unload()  # the shared base stays plain
+        alone = load_base(source.base.folder, source.policy.dtype, source.policy.load_in_4bit)
+        own = attach(alone, source.adapter).model
+        # Merging into 4-bit weights would round the adapter away: it stays beside them.
+        plain = own.get_base_model() if source.policy.load_in_4bit else own.merge_and_unload(safe_merge=True)
+        return Policy(plain.eval(), shared.tokenizer)
 
 
 def _draw(decoding: Decoding) -> Draw:

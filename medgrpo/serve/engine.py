@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from medgrpo.answer import messages
 from medgrpo.config import PolicyConfig
@@ -121,8 +121,8 @@ class Engine(Protocol):
             ServeError: it can't be loaded, with the reason.
         """
 
-    async def unload(self, loaded: Loaded) -> None:
-        """Forget a version whose requests have ended."""
+    async def unload(self, loaded: Any) -> None:
+        """Forget a version of its own whose requests have ended."""
 
     def fault(self) -> str:
         """Why this engine can't answer now; empty: it can."""

@@ -8,7 +8,7 @@ from functools import partial
 from threading import Thread
 from typing import Any
 
-from medgrpo import registry
+from medgrpo import example, registry
 from medgrpo.errors import MedgrpoError, NotFoundError
 from medgrpo.serve.engine import Served
 from medgrpo.settings import Settings
@@ -95,6 +95,8 @@ def read_lineage(version: str, settings: Settings) -> dict[str, Any]:
     Raises:
         NotFoundError: its files are not in MLflow.
     """
+    if version == example.VERSION:
+        return example.lineage()
     name, _, number = version.rpartition("/")
     if not name or not number.isdecimal():
         return {}

@@ -1,6 +1,7 @@
 // Asks every loaded version the same question through the public HTTP interface, and shows what they stream.
 
-const EXAMPLE = 'Serum sodium is 128 mmol/L (reference range 133-146). Is it low, normal or high?';
+const EXAMPLE = 'White cell count is 19.2 ×10⁹/L (reference range 3.6-11.0). Is it low, normal or high?\n' +
+  'A. low\nB. normal\nC. high';
 const NAMES = { champion: 'Champion', challenger: 'Challenger', base: 'Base model', previous: 'Previous' };
 const byId = (id) => document.getElementById(id);
 let panels = [];
@@ -152,6 +153,9 @@ function lines(known) {
     ['MLflow run', known.run?.run_id],
     ['Data digest', known.dataset?.digest],
     ['Rows', rows],
+    ['Measured', known.figures && `on ${known.figures.rows} rows: accuracy ${known.figures.accuracy}, asked form ` +
+      known.figures.format_rate],
+    ['Limits', known.limits],
     ['Gate', decision && `${decision.promote ? 'promoted' : 'refused'}, compared with ${known.compared_with}`],
     ...(decision?.reasons ?? []).map((reason) => ['', reason]),
     ['Problem', known.problem],
