@@ -196,3 +196,20 @@ def embedded(config: Config, home: Path) -> Callable[[], Awaitable[Stage]]:
         return stage(home, Fixed(**roles), engine, close=engine.close)
 
     return start
+
+
+def served_answer(config: Config, settings: Settings, question: str, version: int | None = None) -> tuple[Served, str]:
+    """What `medgrpo serve` would answer greedily, and which version that is."""
+    from medgrpo.serve.engines import starting
+
+    async def ask() -> tuple[Served, str]:
+        stage = await starting(config, settings, version=version)()
+        try:
+            with stage.versions.choose(None) as loaded:
+                chat = loaded.served.chat([{"role": "user", "content": question}])
+                decoding = Decoding(config.evaluation.max_completion_tokens)
+                return loaded.served, "".join([piece.text async for piece in loaded.stream(chat, decoding)])
+        finally:
+            await stage.close()
+
+    return asyncio.run(ask())

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from native_stack import free_ports
+from serve_driver import served_answer
 
 from medgrpo import registry
 from medgrpo.clean import Item, Plan, carry_out, describe, parse_age, plan_cleaning
@@ -22,7 +23,6 @@ from medgrpo.errors import MedgrpoError, UserError
 from medgrpo.evaluation import check_figures
 from medgrpo.flow_runs import ended_flow_runs
 from medgrpo.registry import Aliases
-from medgrpo.serve.load import load_engine
 from medgrpo.settings import Settings
 from medgrpo.stages import Stages
 from medgrpo.tracking import FLOW_RUN_TAG, connect, tag_run
@@ -193,8 +193,8 @@ def _still_works(stages: Stages, home: Settings) -> None:
     """It serves, and its figures come again out of the stored rows, without a training."""
     log = home.training(stages.run.key) / "train.log"
     trained = log.stat().st_size
-    engine = load_engine(stages.config, home, stages.version.version)
-    assert engine.served.version.endswith(f"/{stages.version.version}")
+    served, _ = served_answer(stages.config, home, "Is 2 more than 1?", stages.version.version)
+    assert served.version.endswith(f"/{stages.version.version}")
     again = Stages(stages.config, home)
     for split in ("validation", "test"):
         for report in again.reports(split):

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
+from serve_driver import served_answer
 
 from medgrpo import registry, tracking
 from medgrpo.answer import render_question
@@ -29,7 +30,6 @@ from medgrpo.grpo.launch import train
 from medgrpo.keys import train_key
 from medgrpo.policy import attach, load_base
 from medgrpo.report import Summary, render
-from medgrpo.serve.load import load_engine
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
 
@@ -290,13 +290,10 @@ def test_what_is_promoted_is_what_is_served(first: Summary, config: Config, sett
     """Last in this module: it moves the champion."""
     version = first.version
     registry.set_aliases(version.name, registry.Aliases(champion=version.version), settings)
-    engine = load_engine(config, settings)
-    assert engine.served.version == f"{version.name}/{version.version}"
-    assert engine.served.run_id == first.run.run_id
     base = resolve(config.policy.base, settings)
     policy = attach(load_base(base.folder), settings.adapter(version.adapter_digest))
     example = read_split(prepare(config, base, settings), "test", settings)[0]
     (evaluated,) = generate(policy, config, [example], "one row")
-    chat = engine.served.chat([{"role": "user", "content": render_question(example)}])
-    served = engine.complete(chat, config.evaluation.max_completion_tokens, 0.0, 1.0, None, ())
-    assert served.text == evaluated, "what was evaluated is what is served"
+    served, text = served_answer(config, settings, render_question(example))
+    assert (served.version, served.run_id) == (f"{version.name}/{version.version}", first.run.run_id)
+    assert text == evaluated, "what was evaluated is what is served"

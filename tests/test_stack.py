@@ -41,7 +41,7 @@ MODEL = "medgrpo-smoke"
 OPEN = {
     "mlflow": {"/health", "/version", "/static-files"},
     "prefect": {"/api/health", "/api/ready"},
-    "serve": {"/health"},
+    "serve": {"/health", "/ready"},
 }
 PUBLIC = "/mlflow/server-info"
 """What MLflow can do, for clients before they log in; no secret, and no data."""
