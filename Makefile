@@ -13,7 +13,7 @@ test: install check  ## lint, types, import rules and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu"
 
 check: install  ## lint, format, types, import rules
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from medgrpo.errors import TrackingError
 from medgrpo.metric_names import report_figures, rows_label
 from medgrpo.processes import hold
 from medgrpo.settings import Settings
+from medgrpo.stage_runs import log_stage
 from medgrpo.types import CheckpointRef, DatasetRef, EvalReport, Frozen, RunRef, Split
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ KEY_TAG = "medgrpo.key"
 FLOW_RUN_TAG = "prefect.flow_run_id"
 RETIRED_TAG = "medgrpo.key_before"
 """Key of a run whose training was done once more, with `--from`."""
-PARENT_TAG = "mlflow.parentRunId"
-STAGE_TAG, STAGE_KEY_TAG = "medgrpo.stage", "medgrpo.stage_key"
-"""Tags of a stage's run: which stage, and the content key of what it shows."""
 MOST_RUNS = 10_000
 """Runs that one question to MLflow gives at most."""
 SYSTEM_S = 10
@@ -115,39 +113,6 @@ def open_run(config: Config, dataset: DatasetRef, key: str, settings: Settings, 
         [(split, _mlflow_dataset(dataset, split)) for split in dataset.rows],
     )
     return opened
-
-
-def log_stage(
-    client: "MlflowClient",
-    run: RunRef,
-    name: str,
-    key: str,
-    figures: Mapping[str, float],
-    step: int = 0,
-    rows: Sequence[tuple[str, Any]] = (),
-) -> None:
-    """Show a stage as a run below the training's, once: MLflow's table unfolds it, and compares its figures.
-
-    Args:
-        name: of the stage and what it is about: there is one run of each name.
-        key: content key of what the figures are of.
-        rows: the datasets that they were measured on, each with its role.
-    """
-    from mlflow.entities import DatasetInput, InputTag, Metric
-
-    wanted = f"tags.`{PARENT_TAG}` = '{run.run_id}' and attributes.run_name = '{name}'"
-    found = client.search_runs([run.experiment_id], wanted, max_results=1)
-    if found and found[0].data.tags.get(STAGE_KEY_TAG) == key:
-        return
-    tags = {PARENT_TAG: run.run_id, STAGE_TAG: name.partition(" ")[0]}
-    stage = found[0] if found else client.create_run(run.experiment_id, run_name=name, tags=tags)
-    now = int(time.time() * 1000)
-    client.log_batch(stage.info.run_id, [Metric(label, value, now, step) for label, value in figures.items()])
-    if rows:
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", role)]) for role, dataset in rows]
-        client.log_inputs(stage.info.run_id, datasets=inputs)
-    client.set_tag(stage.info.run_id, STAGE_KEY_TAG, key)  # last: a run that has it is whole
-    client.set_terminated(stage.info.run_id)
 
 
 @contextmanager

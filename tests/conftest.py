@@ -1,6 +1,7 @@
 """What tests share: one home folder with a tiny policy and a few questions, made once."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,14 @@ hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_events() -> Iterator[None]:
+    """Prefect's sender of events keeps the server that it met first, and the next module's is another."""
+    yield
+    if worker := sys.modules.get("prefect.events.worker"):
+        worker.EventsWorker.drain_all(timeout=10, at_exit=False)
 
 
 @pytest.fixture(scope="session")

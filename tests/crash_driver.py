@@ -34,7 +34,7 @@ def short_pipeline(config_path: str) -> None:
     run = open_run(config, base, dataset)
     training = train(config, base, dataset, run)
     register(config, base, dataset, training.checkpoints[-1], run, {})
-    close_run(run)
+    close_run(config, base, dataset, run, "registered")
 
 
 def until(condition: Callable[[], Any], complaint: str, patience_s: float = PATIENCE_S) -> Any:

@@ -238,7 +238,9 @@ def test_what_can_not_be_evaluated_is_told(
 
     monkeypatch.setenv("MEDGRPO_HOME", str(settings.root))
     with pytest.raises(MedgrpoError, match=told):
-        CliRunner().invoke(app, ["evaluate", "configs/smoke.toml", *arguments], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["evaluate", "configs/smoke.toml", "--set", "name=unpromoted", *arguments], catch_exceptions=False
+        )
 
 
 def test_a_folder_that_can_not_be_written_to(config: Config, tmp_path: Path) -> None:
