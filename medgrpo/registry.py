@@ -16,7 +16,8 @@ from medgrpo.errors import BaseModelError, NotFoundError
 from medgrpo.fingerprint import digest
 from medgrpo.policy import adapter_digest
 from medgrpo.settings import Settings
-from medgrpo.tracking import KEY_TAG, connect, ensure_logged_model, log_stage
+from medgrpo.stage_runs import log_stage
+from medgrpo.tracking import KEY_TAG, connect, ensure_logged_model
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, Decision, Frozen, ModelVersionRef, RunRef
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from prefect.states import State
 
 from medgrpo.config import Config
 from medgrpo.finished import find_outcome, note_finished
+from medgrpo.grpo.publish import publish
 from medgrpo.keys import noted_train_key, train_key
 from medgrpo.processes import hold
 from medgrpo.progress import outlive_output
@@ -69,8 +70,10 @@ def close_run(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, t
     Args:
         told: what has come of it, for people.
     """
-    close_mlflow_run(run.run_id, Settings())
-    note_finished(config, base, dataset, run, told, Settings())
+    settings = Settings()
+    publish(settings.training(run.key), run.run_id, settings)  # what MLflow didn't take when the training ended
+    close_mlflow_run(run.run_id, settings)
+    note_finished(config, base, dataset, run, told, settings)
 
 
 def hold_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:

@@ -119,7 +119,11 @@ def test_the_tree_keeps_its_contracts(copied: Path) -> None:
     [
         ("medgrpo/gate/decide.py", "import prefect", "medgrpo doesn't know Prefect"),
         ("medgrpo/rewards/correct.py", "from prefect import flow", "medgrpo doesn't know Prefect"),
-        ("medgrpo/evaluation/evaluate.py", "import mlflow", "only tracking, stage runs, traces and registry use MLflow"),
+        (
+            "medgrpo/evaluation/evaluate.py",
+            "import mlflow",
+            "only tracking, stage runs, traces and registry use MLflow",
+        ),
         ("tasks/train.py", "import mlflow", "only tracking, stage runs, traces and registry use MLflow"),
         ("medgrpo/evaluation/evaluate.py", "import tasks.train", "flows stand on tasks, tasks on medgrpo"),
         ("medgrpo/config.py", "import flows.local", "flows stand on tasks, tasks on medgrpo"),

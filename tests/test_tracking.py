@@ -6,13 +6,11 @@ import pytest
 
 from medgrpo.config import Config
 from medgrpo.settings import Settings
+from medgrpo.stage_runs import PARENT_TAG, STAGE_KEY_TAG, log_stage
 from medgrpo.tracking import (
     KEY_TAG,
-    PARENT_TAG,
-    STAGE_KEY_TAG,
     connect,
     describe_run,
-    log_stage,
     open_run,
     watching_system,
 )
