@@ -237,7 +237,7 @@ GOES_ON: dict[str, Callable[[Case], None]] = {
 }
 ENDS: dict[str, tuple[Callable[[Case], None], str, str]] = {
     "flow killed": (kill_flow, "CRASHED", "FAILED"),
-    "cancelled": (cancel, "CANCELLED", "FAILED"),
+    "cancelled": (cancel, "CANCELLED", "KILLED"),
 }
 
 

@@ -197,7 +197,7 @@ def test_a_scheduled_run_trains_registers_and_decides(
 
     overrides = ["name=scheduled", "grpo.steps=2", "grpo.checkpoints=1", "grpo.num_generations=4"]
     overrides += ["grpo.prompts_per_step=2", "data.source.rows=60", "data.validation_rows=6", "data.test_rows=12"]
-    place = {"pool": "scheduled", "directory": str(tmp_path)}
+    place = {"pool": "scheduled", "directory": str(ROOT)}
     changes([target("scheduled", SMOKE, overrides)], schedule=parse_schedule("", "15s", "UTC"), **place)
     deployment = read(api, "medgrpo-train/scheduled")
     first = until(
@@ -211,9 +211,9 @@ def test_a_scheduled_run_trains_registers_and_decides(
     # SQLite answers 503 while the server's own services write.
     until(lambda: api.patch(path, json={"active": False}).is_success, "the schedule could not be ended")
     done = ended(api, first["id"])
-    assert done["state_name"] == "Completed", done["state"]
+    assert done["state_name"] == "Completed", done["state"]["message"]
 
-    version = registry.get("scheduled", 1, settings)
+    version = registry.get("medgrpo-scheduled", 1, settings)
     assert registry.read_decision(version, settings).reasons
     key = tracking.connect(settings).get_run(version.run_id).data.tags[tracking.KEY_TAG]
     log = settings.training(key) / "train.log"
@@ -230,4 +230,4 @@ def test_a_scheduled_run_trains_registers_and_decides(
 
     changed = {"parameters": {"overrides": [*overrides, "data.source.rows=64"]}}
     assert ended(api, start(api, deployment["id"], changed))["state_name"] == "Completed"
-    assert registry.get("scheduled", 2, settings).run_id != version.run_id
+    assert registry.get("medgrpo-scheduled", 2, settings).run_id != version.run_id
