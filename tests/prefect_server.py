@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import httpx
 
-PATIENCE_S = 150
+PATIENCE_S = 300
 T = TypeVar("T")
 
 
