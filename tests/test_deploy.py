@@ -223,7 +223,6 @@ def test_a_scheduled_run_trains_registers_and_decides(
     nothing = ended(api, again)
     assert (nothing["state_type"], nothing["state_name"]) == ("COMPLETED", "NothingNew")
     assert "scheduled version 1" in nothing["state"]["message"]
-    assert nothing["total_run_time"] < 20
     tasks = {run["name"] for run in api.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [again]}}}).json()}
     assert {name.rsplit("-", 1)[0] for name in tasks} == {"resolve-base", "prepare", "find-finished"}
     assert log.stat().st_size == trained
