@@ -213,17 +213,7 @@ def _put_deployment(client: SyncPrefectClient, wanted: Deployed, place: Place) -
 
 def _request(wanted: Deployed, place: Place, found: DeploymentResponse | None) -> dict[str, Any]:
     """What the server is asked for. Schedules that somebody else made are kept, ours too where none is asked for."""
-    kept = [
-        DeploymentScheduleCreate(
-            schedule=one.schedule,
-            active=one.active,
-            max_scheduled_runs=one.max_scheduled_runs,
-            parameters=one.parameters,
-            slug=one.slug,
-        )
-        for one in (found.schedules if found else [])
-        if wanted.schedule is None or one.slug != SLUG
-    ]
+    kept = [one for one in _schedules(found) if wanted.schedule is None or one.slug != SLUG]
     ours: list[Any] = [DeploymentScheduleCreate(schedule=wanted.schedule, slug=SLUG)] if wanted.schedule else []
     return {
         "name": wanted.name,
@@ -242,9 +232,9 @@ def _request(wanted: Deployed, place: Place, found: DeploymentResponse | None) -
     }
 
 
-def _said(found: DeploymentResponse) -> dict[str, Any]:
-    """What a deployment on the server says, in the words of `_request`."""
-    schedules = [
+def _schedules(found: DeploymentResponse | None) -> list[DeploymentScheduleCreate]:
+    """A deployment's schedules, as one asks for them."""
+    return [
         DeploymentScheduleCreate(
             schedule=one.schedule,
             active=one.active,
@@ -252,12 +242,16 @@ def _said(found: DeploymentResponse) -> dict[str, Any]:
             parameters=one.parameters,
             slug=one.slug,
         )
-        for one in found.schedules
+        for one in (found.schedules if found else [])
     ]
+
+
+def _said(found: DeploymentResponse) -> dict[str, Any]:
+    """What a deployment on the server says, in the words of `_request`."""
     names = ["name", "description", "tags", "entrypoint", "parameters", "parameter_openapi_schema"]
     names += ["enforce_parameter_schema", "work_pool_name", "pull_steps", "job_variables"]
     limit = found.global_concurrency_limit.limit if found.global_concurrency_limit else None
-    return {name: getattr(found, name) for name in names} | {"schedules": schedules, "concurrency_limit": limit}
+    return {name: getattr(found, name) for name in names} | {"schedules": _schedules(found), "concurrency_limit": limit}
 
 
 def _put_notices(client: SyncPrefectClient, place: Place) -> Iterator[tuple[str, str]]:

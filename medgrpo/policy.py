@@ -1,6 +1,8 @@
 """The policy: a base model, its tokenizer, and an adapter on top."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from medgrpo.config import LoraConfig
+    from medgrpo.settings import Settings
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -126,3 +129,18 @@ def adapter_digest(folder: Path) -> str:
     content = json.loads(settings.read_text(encoding="utf-8"))
     plain = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in content.items()}
     return digest([plain, file_digest(weights)])
+
+
+def store_adapter(folder: Path, settings: "Settings") -> str:
+    """Copy an adapter to the folder where it is found by its content; its digest."""
+    found = adapter_digest(folder)
+    target = settings.adapter(found)
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
+            draft = Path(name) / "adapter"
+            draft.mkdir()
+            for file in ADAPTER_FILES:
+                shutil.copy2(folder / file, draft / file)
+            draft.rename(target)
+    return found

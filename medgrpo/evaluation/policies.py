@@ -1,7 +1,5 @@
 """Policies that share one base model in memory: the adapters are switched, the base is loaded once."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -9,7 +7,7 @@ from pathlib import Path
 
 from medgrpo.config import PolicyConfig
 from medgrpo.errors import NotFoundError, UserError
-from medgrpo.policy import ADAPTER_FILES, Policy, adapter_digest, attach, load_base
+from medgrpo.policy import ADAPTER_FILES, Policy, adapter_digest, attach, load_base, store_adapter
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef
 
@@ -58,19 +56,9 @@ def adopt_adapter(folder: Path, settings: Settings) -> CheckpointRef:
     if missing := [name for name in ADAPTER_FILES if not (folder / name).is_file()]:
         raise UserError(f"{folder} is no adapter as PEFT saves it: {' and '.join(missing)} not found there")
     try:
-        found = adapter_digest(folder)
+        return CheckpointRef(adapter_digest=store_adapter(folder, settings))
     except (ValueError, AttributeError) as error:
         raise UserError(f"{folder / ADAPTER_FILES[0]} can't be read: {error}") from error
-    target = settings.adapter(found)
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as draft:
-            copied = Path(draft) / "adapter"
-            copied.mkdir()
-            for name in ADAPTER_FILES:
-                shutil.copyfile(folder / name, copied / name)
-            copied.rename(target)
-    return CheckpointRef(adapter_digest=found)
 
 
 def adapter_folder(checkpoint: CheckpointRef, settings: Settings) -> Path:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from medgrpo.base_models import resolve
-from medgrpo.config import Config
 from medgrpo.errors import BaseModelError, MedgrpoError
 from medgrpo.policy import adapter_digest
 from medgrpo.registry import VersionCard
-from medgrpo.serve.engine import BASE, Served, Source
+from medgrpo.serve.engine import Served, Source
+from medgrpo.serve.load import base_served
 from medgrpo.serve.versions import Role
 from medgrpo.settings import Settings
 from medgrpo.types import EvalReport
@@ -69,7 +69,7 @@ def example_sources(settings: Settings) -> dict[Role, Source]:
     )
     return {
         "champion": Source(served, base, folder, card.config.policy),
-        "base": Source(_base(card.config, base.name), base, None, card.config.policy),
+        "base": Source(base_served(card.config, base.name), base, None, card.config.policy),
     }
 
 
@@ -88,18 +88,6 @@ def lineage() -> dict[str, Any]:
             "format_rate": str(measured.format_rate),
         },
     }
-
-
-def _base(config: Config, name: str) -> Served:
-    return Served(
-        version=BASE,
-        run_id="",
-        dataset_digest="",
-        adapter_digest="",
-        system_prompt=config.prompt.system,
-        demonstrations=config.prompt.shown,
-        base=name,
-    )
 
 
 def _folder() -> Path:

@@ -6,12 +6,11 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from medgrpo.fingerprint import file_digest, write_whole
-from medgrpo.policy import ADAPTER_FILES, adapter_digest
+from medgrpo.policy import ADAPTER_FILES, store_adapter
 from medgrpo.settings import Settings
 from medgrpo.types import CheckpointRef
 
@@ -190,16 +189,7 @@ def _remove(folder: Path, output: Path) -> None:
 
 def export(step: int, folder: Path, train_key: str, settings: Settings) -> CheckpointRef:
     """Copy a checkpoint's adapter to its content-addressed folder, where evaluation and serving find it."""
-    digest = adapter_digest(folder)
-    target = settings.adapter(digest)
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
-            draft = Path(name) / "adapter"
-            draft.mkdir()
-            for file in ADAPTER_FILES:
-                shutil.copy2(folder / file, draft / file)
-            draft.rename(target)
+    digest = store_adapter(folder, settings)
     return CheckpointRef(train_key=train_key, step=step, adapter_digest=digest)
 
 

@@ -18,7 +18,6 @@ from itertools import count
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import ContinuousBatchingConfig
 
 from medgrpo.errors import ServeError
@@ -26,6 +25,7 @@ from medgrpo.grpo.inference_copy import InferenceCopy, can_be_copied
 from medgrpo.policy import Policy, attach, load_base
 from medgrpo.serve.drawing import Draw, own_processors
 from medgrpo.serve.engine import Decoding, Loaded, Piece, RequestRefused, Served, Source
+from medgrpo.serve.prompt import fitting_prompt
 from medgrpo.serve.text import GrowingText
 
 log = logging.getLogger(__name__)
@@ -177,21 +177,7 @@ class EmbeddedVersion:
 
     def _prompt(self, chat: list[dict[str, str]], max_tokens: int) -> list[int]:
         """Token ids of the prompt, refused when there is no room for it and the completion."""
-        try:
-            prompt = self._policy.prompt_tokens(chat)
-        except TemplateError as error:
-            raise RequestRefused(
-                "the model's chat template refuses this order of roles: alternate user and assistant, user last",
-                "messages",
-                "invalid_messages",
-            ) from error
-        if len(prompt) + max_tokens > self.room:
-            raise RequestRefused(
-                f"the prompt has {len(prompt)} tokens and the completion may have {max_tokens}: more than the "
-                f"{self.room} of the model's context here. Shorten the messages or lower max_tokens",
-                "messages",
-                "context_length_exceeded",
-            )
+        prompt = fitting_prompt(self._policy, chat, max_tokens, self.room)
         if max(prompt) >= self._vocabulary:
             raise RequestRefused("the messages hold a token that this model has no weights for", "messages", "token")
         return prompt

@@ -36,13 +36,17 @@ def base_source(config: Config, settings: Settings) -> Source:
         BaseModelError: it can't be found or read.
     """
     base = resolve(config.policy.base, settings)
-    served = Served(
+    return Source(served=base_served(config, base.name), base=base, adapter=None, policy=config.policy)
+
+
+def base_served(config: Config, name: str) -> Served:
+    """What the base model alone is called when it is served."""
+    return Served(
         version=BASE,
         run_id="",
         dataset_digest="",
         adapter_digest="",
         system_prompt=config.prompt.system,
         demonstrations=config.prompt.shown,
-        base=base.name,
+        base=name,
     )
-    return Source(served=served, base=base, adapter=None, policy=config.policy)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from jinja2 import TemplateError
 
 from medgrpo.errors import ServeError
 from medgrpo.policy import Policy
-from medgrpo.serve.engine import Decoding, Piece, RequestRefused, Served, Source
+from medgrpo.serve.engine import Decoding, Piece, Served, Source
+from medgrpo.serve.prompt import fitting_prompt
 from medgrpo.serve.vllm_child import Child
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef
@@ -205,22 +205,7 @@ class VllmEngine:
         Raises:
             RequestRefused: the template refuses it, or the context has no room for it.
         """
-        try:
-            prompt = self._policy.prompt_tokens(chat)
-        except TemplateError as error:
-            raise RequestRefused(
-                "the model's chat template refuses this order of roles: alternate user and assistant, user last",
-                "messages",
-                "invalid_messages",
-            ) from error
-        if len(prompt) + max_tokens > self._context_tokens:
-            raise RequestRefused(
-                f"the prompt has {len(prompt)} tokens and the completion may have {max_tokens}: more than the "
-                f"{self._context_tokens} of the model's context. Shorten the messages or lower max_tokens",
-                "messages",
-                "context_length_exceeded",
-            )
-        return prompt
+        return fitting_prompt(self._policy, chat, max_tokens, self._context_tokens)
 
     async def complete(self, name: str, prompt: list[int], decoding: Decoding) -> AsyncIterator[Piece]:
         """Stream a completion of vLLM's. Closing the iterator closes the connection, at which vLLM stops.
