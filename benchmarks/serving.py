@@ -66,6 +66,8 @@ class OneAtATime:
 class PlainEngine:
     """Loads what answers one at a time."""
 
+    restarts = 0
+
     async def load(self, source: Source) -> Loaded:
         """The base model with nothing around it."""
         policy = load_base(source.base.folder, source.policy.dtype)

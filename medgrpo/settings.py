@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """Longest time that a request may take, waiting included, in seconds (`MEDGRPO_REQUEST_TIMEOUT_S`)."""
     log_completions: bool = False
     """Whether the served stage logs questions and completions, masked for patient data (`MEDGRPO_LOG_COMPLETIONS`)."""
+    trace_share: float = Field(default=0, ge=0, le=1)
+    """Share of the requests that become MLflow traces, masked for patient data (`MEDGRPO_TRACE_SHARE`)."""
     challenger_share: float = Field(default=0, ge=0, le=1)
     """Share of the requests that name no version which the challenger answers (`MEDGRPO_CHALLENGER_SHARE`)."""
     shadow: bool = False

@@ -1,4 +1,4 @@
-"""Groups of completions as MLflow traces: a trace per group in its run, a span per completion."""
+"""MLflow traces: of a training's groups, a span per completion, in its run; of what people asked a served version."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +32,46 @@ class GroupTrace(Frozen):
     def place(self) -> str:
         """Where the group stands in its training."""
         return f"{self.step}/{self.group}"
+
+
+class RequestTrace(Frozen):
+    """A request that a version answered, as its trace shows it: masked for patient data."""
+
+    id: str
+    """Id of the completion."""
+    version: str
+    """The model version's name and number, `medgrpo-laptop/3`."""
+    run_id: str
+    """The run that trained it."""
+    turns: tuple[dict[str, str], ...]
+    completion: str
+    figures: dict[str, float | int | str | bool | None]
+    """How it was decoded, its tokens, its times."""
+    begun_ns: int
+    """When it was asked, in nanoseconds since 1970."""
+    ended_ns: int
+
+
+def log_request(request: RequestTrace, settings: Settings) -> None:
+    """Send a request's trace to its version's experiment, linked to the version's LoggedModel."""
+    import mlflow
+
+    client = connect(settings)
+    name, _, number = request.version.rpartition("/")
+    # A version's own model_id isn't stored; its source is the LoggedModel that it was made from.
+    model_id = client.get_model_version(name, number).source.removeprefix("models:/")
+    span = mlflow.start_span_no_context(
+        "chat completion",
+        span_type="CHAT_MODEL",
+        inputs={"messages": list(request.turns)},
+        attributes=dict(request.figures),
+        tags={"medgrpo.completion": request.id, "medgrpo.version": request.version},
+        metadata={"mlflow.modelId": model_id},
+        experiment_id=client.get_run(request.run_id).info.experiment_id,
+        start_time_ns=request.begun_ns,
+    )
+    span.end(outputs=request.completion, end_time_ns=request.ended_ns)
+    mlflow.flush_trace_async_logging()
 
 
 def log_traces(run_id: str, groups: Sequence[GroupTrace], settings: Settings) -> None:

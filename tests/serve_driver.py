@@ -70,6 +70,7 @@ class Speaking:
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
+        self.restarts = 0
 
     async def load(self, source: Source) -> Loaded:
         raise NotImplementedError

@@ -5,16 +5,20 @@ of the rewards passes, as the answer itself isn't in the question.
 """
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from medgrpo import registry
-from medgrpo.audit_log import Mover
+from medgrpo.audit_log import read_log
+from medgrpo.cli.champion import REFUSED
 from medgrpo.config_file import read_config
 from medgrpo.data.clinical import generate
-from medgrpo.promotion import carry_out
 from medgrpo.settings import Settings
 from medgrpo.stages import Stages
 from medgrpo.types import EvalReport
@@ -75,6 +79,21 @@ def figures(stages: Stages) -> tuple[EvalReport, EvalReport]:
     return stages.compared()
 
 
+def answer_at_a_terminal(typed: str, stages: Stages, home: Settings) -> int:
+    """Exit code of `medgrpo promote`, asked in a terminal whether the version is to be made champion."""
+    path = home.root / "config.json"
+    path.write_text(stages.config.model_dump_json(), encoding="utf-8")
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{typed}\n".encode())  # the terminal keeps it until it is read
+    command = [sys.executable, "-m", "medgrpo.cli", "promote", str(path)]
+    environment = os.environ | {"MEDGRPO_HOME": str(home.root), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, stdin=theirs, capture_output=True, text=True, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert f"Make version {stages.version.version} the champion?" in done.stdout, done.stderr
+    return done.returncode
+
+
 def test_four_challengers_get_the_right_decisions_for_the_right_reasons(questions: Path, home: Settings) -> None:
     equal = challenge("equal", questions, home)
     challenger, incumbent = figures(equal)
@@ -91,8 +110,15 @@ def test_four_challengers_get_the_right_decisions_for_the_right_reasons(question
     better = challenge("better", questions, home)
     assert broken(better) == set() and better.proposal.decision.promote
     assert better.proposal.decision.difference.low > 0.25
-    mover = Mover(who="test", reason="better", approved=True)
-    assert carry_out(better.config, better.proposal, mover, home) == "promoted"
+    assert answer_at_a_terminal("n", better, home) == REFUSED
+    assert registry.find(better.config.model_name, "champion", home) is None
+    assert answer_at_a_terminal("y", better, home) == 0
+    log = read_log(better.config.model_name, home)
+    assert [(entry.kind, entry.reason) for entry in log.valid[-3:]] == [
+        ("refuse", "declined in the terminal"),
+        ("promote", "asked"),
+        ("done", ""),
+    ]
     champion = registry.find(better.config.model_name, "champion", home)
     assert champion is not None and champion.version == better.version.version
 

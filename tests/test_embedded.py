@@ -144,7 +144,7 @@ def test_a_closed_stream_leaves_the_batch(source: Source) -> None:
     run(source, test)
 
 
-def test_a_thread_that_dies_is_told_of_and_started_anew(source: Source) -> None:
+def test_a_thread_that_dies_is_started_anew_and_counted(source: Source) -> None:
     async def test(engine: EmbeddedEngine, loaded: EmbeddedVersion) -> None:
         before = await text(loaded, QUESTIONS[0], Decoding(LONGEST))
 
@@ -156,9 +156,10 @@ def test_a_thread_that_dies_is_told_of_and_started_anew(source: Source) -> None:
             await text(loaded, QUESTIONS[0], Decoding(LONGEST))
         while loaded._batching.is_running():
             await asyncio.sleep(0.01)
-        assert "started anew" in engine.fault()
-        assert engine.fault() == ""
+        assert (engine.fault(), engine.restarts) == ("", 1)
         assert await text(loaded, QUESTIONS[0], Decoding(LONGEST)) == before
+        await engine.unload(loaded)
+        assert engine.restarts == 1, "a counter never goes back"
 
     run(source, test)
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from medgrpo import example
@@ -68,11 +69,16 @@ def test_answers_a_built_in_question_from_nothing(tmp_path: Path) -> None:
     with serving(command, {"MEDGRPO_HOME": str(home)}, START_S) as url:
         asking = [sys.executable, "-m", "medgrpo.cli", "ask", question, "--url", url, "--json"]
         told = json.loads(subprocess.run(asking, capture_output=True, text=True, check=True).stdout)
+        port = int(url.rpartition(":")[2])
+        places = {
+            it.laddr.ip for it in psutil.net_connections("tcp") if it.laddr.port == port and it.status == "LISTEN"
+        }
         seconds = time.monotonic() - begun
         lineage = httpx.get(f"{url}/v1/versions/current", trust_env=False).json()
         loaded = httpx.get(f"{url}/v1/versions", trust_env=False).json()["loaded"]
     print(f"answered {seconds:.1f} s after the start, the base's conversion included, on {os.cpu_count()} cores")
     assert told["medgrpo"]["version"] == example.VERSION
+    assert places == {"127.0.0.1"}, "by default nobody but this machine reaches it"
     assert parse(told["completion"]).is_strict
     assert loaded == {"champion": example.VERSION, "base": "base"}
     assert (lineage["problem"], lineage["limits"]) == ("", example.read_card().limits)

@@ -9,7 +9,7 @@ from serve_driver import Fixed, Saying, asking, served, stage
 
 from medgrpo import registry, tracking
 from medgrpo.config import Config
-from medgrpo.policy import adapter_digest
+from medgrpo.policy import store_adapter
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, Decision, Interval, ModelVersionRef, Verdict
 
@@ -30,9 +30,7 @@ def version(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settin
     folder.mkdir(exist_ok=True)
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
     (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
-    made = adapter_digest(folder)
-    settings.adapter(made).parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(settings.adapter(made))
+    made = store_adapter(folder, settings)
     checkpoint = CheckpointRef(train_key=run.key, step=4, adapter_digest=made)
     return registry.register(own, base, dataset, run, checkpoint, settings)
 
@@ -56,6 +54,30 @@ def test_the_whole_lineage_is_told(
     assert told["checkpoint"]["step"] == 4 and told["config"]["name"] == "test-lineage"
     assert told["decision"]["reasons"] == ["0.61 is above 0.48"] and told["decision"]["promote"]
     assert told["compared_with"] == "base"
+
+
+def test_requests_become_masked_traces_of_their_version(version: ModelVersionRef, settings: Settings) -> None:
+    name = f"{version.name}/{version.version}"
+    what = Fixed(
+        champion=Saying(replace(served(name), run_id=version.run_id)), base=Saying(replace(served("base"), run_id=""))
+    )
+    user = [{"role": "user", "content": "Call +1 202 555 0147: is his sodium of 128 mmol/l low?"}]
+    with asking(stage(settings.home, what, trace_share=1)) as client:
+        told = client.post("/v1/chat/completions", json={"messages": user, "temperature": 0.5, "seed": 3}).json()
+        assert client.post("/v1/chat/completions", json={"messages": user, "model": "base"}).status_code == 200
+    client = tracking.connect(settings)
+    experiment = client.get_run(version.run_id).info.experiment_id
+    (trace,) = client.search_traces(locations=[experiment], filter_string=f"tags.`medgrpo.version` = '{name}'")
+    assert trace.info.tags["medgrpo.completion"] == told["id"]
+    assert (
+        trace.info.trace_metadata["mlflow.modelId"]
+        == client.get_model_version(*name.split("/")).source[len("models:/") :]
+    )
+    assert trace.info.trace_metadata["mlflow.modelId"].startswith("m-")
+    (span,) = trace.data.spans
+    assert "sodium of 128" in str(span.inputs) and "555" not in str(span.inputs)
+    assert span.outputs == told["choices"][0]["message"]["content"]
+    assert (span.attributes["seed"], span.attributes["completion_tokens"]) == (3, told["usage"]["completion_tokens"])
 
 
 def test_a_registry_that_does_not_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def rollback(
 
     mover = Mover(who=terminal_user(), reason=reason, approved=True)
     version = roll_back(read_config(config_path, overrides or ()).model_name, mover, Settings())
-    print(f"{version.name} version {version.version} is the champion again; restart `medgrpo serve` to serve it")
+    print(f"{version.name} version {version.version} is the champion again; a served stage follows within seconds")
 
 
 @app.command(rich_help_panel="Champion")

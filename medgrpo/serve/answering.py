@@ -16,6 +16,7 @@ from medgrpo.serve.engine import Decoding, Loaded, Piece, Served
 from medgrpo.serve.feedback import Notes, RequestFigures, now
 from medgrpo.serve.limits import Queue
 from medgrpo.serve.metrics import Metrics
+from medgrpo.serve.request_traces import RequestTraces
 from medgrpo.serve.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Completing:
         self, loaded: Loaded, turns: list[dict[str, str]], decoding: Decoding, deadline: float, begun: float
     ) -> None:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.begun_ns = time.time_ns() - int((time.monotonic() - begun) * 1e9)
         self.created = int(time.time())
         self.loaded, self.turns, self.decoding = loaded, turns, decoding
         self.text = ""
@@ -106,6 +108,7 @@ class Answerer:
 
     def __init__(self, stage: Stage, queue: Queue, metrics: Metrics, notes: Notes) -> None:
         self._stage, self._queue, self._metrics, self._notes = stage, queue, metrics, notes
+        self._traces = RequestTraces(stage.settings)
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def begin(self, request: ChatRequest, stack: AsyncExitStack) -> Completing:
@@ -149,6 +152,7 @@ class Answerer:
         if completing.is_whole:
             self._note(completing, shadow=False)
             self._log(completing)
+            self._traces.offer(completing)
             self._shadow(completing)
 
     def _count(self, completing: Completing) -> None:
@@ -219,7 +223,8 @@ class Answerer:
             log.warning("the challenger failed to answer beside the champion: %s", type(error).__name__)
 
     async def close(self) -> None:
-        """Stop what is made for comparison alone."""
+        """Stop what is made for comparison alone, and send the last traces."""
         for task in self._shadows:
             task.cancel()
         await asyncio.gather(*self._shadows, return_exceptions=True)
+        await asyncio.to_thread(self._traces.close)

@@ -82,6 +82,7 @@ class EmbeddedVersion:
         self._pages = _pages(config, policy.model.dtype, self._context)
         self._numbers = count()
         self._closed = False
+        self.restarts = 0
         self._batching = self._begin()
 
     @property
@@ -118,14 +119,15 @@ class EmbeddedVersion:
                     sent = len(tokens)
                     yield Piece(new, len(prompt), len(tokens))
 
-    def fault(self) -> str:
-        """Why it can't generate now; empty: it can. A thread that died is told of once, and started anew."""
+    def revive(self) -> bool:
+        """Start its thread anew if that has died; whether it had."""
         if self._closed or self._is_alive():
-            return ""
+            return False
         reason = self._batching.background_thread_status.fatal_error or "its thread ended"
         log.error("the embedded engine of %s stopped (%s) and is started anew", self._served.version, reason)
         self._batching = self._begin()
-        return f"{self._served.version} stopped generating and is started anew"
+        self.restarts += 1
+        return True
 
     def close(self) -> None:
         """Stop the thread; running requests fail. Blocks until it has ended."""
@@ -158,7 +160,7 @@ class EmbeddedVersion:
         """A request in the batch for as long as the context lasts."""
         if self._closed:
             raise ServeError(f"{self._served.version} is being closed")
-        self.fault()
+        self.revive()
         batching, name = self._batching, f"request-{next(self._numbers)}"
         news = _News(asyncio.Event())
         batching.register_result_handler(name, news.tell)
@@ -197,6 +199,7 @@ class EmbeddedEngine:
         """Begin with nothing loaded."""
         self._versions: dict[EmbeddedVersion, Base] = {}
         self._bases: dict[Base, Policy] = {}
+        self._unloaded_restarts = 0
         self._loading = asyncio.Lock()
 
     async def load(self, source: Source) -> Loaded:
@@ -220,15 +223,23 @@ class EmbeddedEngine:
         """Stop a version's thread and free its memory."""
         for version in [v for v in self._versions if v is loaded]:
             del self._versions[version]
+            self._unloaded_restarts += version.restarts
             await asyncio.to_thread(version.close)
         async with self._loading:
             for base in self._bases.keys() - self._versions.values():
                 del self._bases[base]
         gc.collect()
 
+    @property
+    def restarts(self) -> int:
+        """How often a thread had died and was started anew."""
+        return self._unloaded_restarts + sum(version.restarts for version in self._versions)
+
     def fault(self) -> str:
-        """Why a version can't answer now; empty: all can."""
-        return "; ".join(filter(None, [version.fault() for version in self._versions]))
+        """Always empty: a thread that died is started anew at once, over the same weights."""
+        for version in self._versions:
+            version.revive()
+        return ""
 
     async def close(self) -> None:
         """Stop all threads."""

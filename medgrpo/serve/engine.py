@@ -114,6 +114,10 @@ class Loaded(Protocol):
 class Engine(Protocol):
     """What generates: embedded in this process, or vLLM beside it. Used from one event loop."""
 
+    @property
+    def restarts(self) -> int:
+        """How often what generates had died and was started anew."""
+
     async def load(self, source: Source) -> Loaded:
         """Load a version beside those that are loaded, and warm it; requests to others go on meanwhile.
 

@@ -71,6 +71,9 @@ class _State(Collector):
         fault = GaugeMetricFamily("medgrpo_engine_fault", "1: the engine can't answer; see /ready.")
         fault.add_metric([], float(bool(self._engine.fault())))
         yield fault
+        yield CounterMetricFamily(
+            "medgrpo_engine_restarts", "Times that the engine had died and was started anew.", self._engine.restarts
+        )
         labels = ("role", "version", "run_id", "dataset_digest", "base")
         info = GaugeMetricFamily("medgrpo_version_info", "What is loaded, by its role.", labels=labels)
         for role, served in self._versions.served().items():

@@ -54,6 +54,7 @@ class VllmEngine:
         self._policy = Policy(None, None)
         self._loaded: list[VllmLoaded] = []
         self._fault = ""
+        self.restarts = 0
         self._watching: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
 
@@ -154,15 +155,15 @@ class VllmEngine:
 
     async def _watch(self) -> None:
         """Keep `fault` true, and start a child again that ended, with what was loaded in it."""
-        misses = restarts = 0
+        misses = 0
         while True:
             await asyncio.sleep(CHECK_S)
             if self._child and self._child.ended:
                 self._fault = self._child.ended
                 log.error("%s", self._fault)
-                if restarts == RESTARTS:
+                if self.restarts == RESTARTS:
                     return
-                restarts += 1
+                self.restarts += 1
                 await self._restart()
                 continue
             try:
