@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from medgrpo.audit_log import Mover
 from medgrpo.config import Config
 from medgrpo.config_file import read_config
 from medgrpo.promotion import carry_out
+from medgrpo.promotion.audit_log import Mover
 from medgrpo.settings import Settings
 from medgrpo.stages import Stages
 from medgrpo.tracking import connect

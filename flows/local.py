@@ -14,10 +14,10 @@ from medgrpo.config import Config
 from medgrpo.environment import HOST, prefect_variables
 from medgrpo.errors import MedgrpoError
 from medgrpo.processes import end_group, started_by, tied
-from medgrpo.reconcile import Report
-from medgrpo.redo import StageName
 from medgrpo.report import Summary
 from medgrpo.settings import Settings
+from medgrpo.upkeep.reconcile import Report
+from medgrpo.upkeep.redo import StageName
 
 START_TIMEOUT_S = 120
 GRACE_S = 10

@@ -12,9 +12,9 @@ from flows.recovery import give_up
 from medgrpo.config import Config
 from medgrpo.config_file import read_config
 from medgrpo.evaluation import best
-from medgrpo.redo import StageName
 from medgrpo.report import Findings, Summary
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef
+from medgrpo.upkeep.redo import StageName
 from tasks.audit import audit
 from tasks.evaluate import evaluate, evaluate_all
 from tasks.prepare import prepare, resolve_base

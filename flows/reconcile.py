@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from medgrpo.reconcile import JUST_S, Report
+from medgrpo.upkeep.reconcile import JUST_S, Report
 from tasks.reconcile import end_orphans, look_for_moves, remove_leftovers, report, settle_flow_runs, settle_runs
 from tasks.track import hold_run
 

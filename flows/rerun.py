@@ -22,8 +22,8 @@ from prefect.states import Scheduled
 from flows.pipeline import pipeline
 from medgrpo.config import Config
 from medgrpo.errors import NotFoundError, UserError
-from medgrpo.redo import StageName
 from medgrpo.report import Summary
+from medgrpo.upkeep.redo import StageName
 
 FLOWS = ["medgrpo", "medgrpo-train"]
 BROKEN = [StateType.FAILED, StateType.CRASHED]

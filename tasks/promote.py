@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from medgrpo import moves, promotion
-from medgrpo.audit_log import Mover
+from medgrpo import promotion
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest
-from medgrpo.promotion import Incumbent, Proposal
+from medgrpo.promotion import Incumbent, Proposal, moves
+from medgrpo.promotion.audit_log import Mover
 from medgrpo.settings import Settings
 from medgrpo.types import DatasetRef, EvalReport, ModelVersionRef, Outcome
 from tasks.notices import tell

@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from medgrpo.reconcile import (
+from medgrpo.settings import Settings
+from medgrpo.upkeep.reconcile import (
     Finding,
     FlowRunFacts,
     Report,
@@ -23,7 +24,6 @@ from medgrpo.reconcile import (
     reconcile_processes,
     reconcile_runs,
 )
-from medgrpo.settings import Settings
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 BUSY = (StateType.RUNNING, StateType.CANCELLING)

@@ -18,8 +18,8 @@ from prefect.tasks import Task
 
 from medgrpo.errors import RewardError, TrainingRefused, UserError
 from medgrpo.fingerprint import digest
-from medgrpo.redo import Redo, StageName, is_from
 from medgrpo.settings import Settings
+from medgrpo.upkeep.redo import Redo, StageName, is_from
 
 R = TypeVar("R")
 P = ParamSpec("P")

@@ -10,7 +10,6 @@ from prefect.runtime import flow_run
 from prefect.states import State
 
 from medgrpo.config import Config
-from medgrpo.finished import find_outcome, note_finished
 from medgrpo.grpo.publish import publish
 from medgrpo.keys import noted_train_key, train_key
 from medgrpo.processes import hold
@@ -20,6 +19,7 @@ from medgrpo.tracking import FLOW_RUN_TAG, describe_run, fail_runs_of, is_open_f
 from medgrpo.tracking import close_run as close_mlflow_run
 from medgrpo.tracking import open_run as open_mlflow_run
 from medgrpo.types import BaseRef, DatasetRef, RunRef
+from medgrpo.upkeep.finished import find_outcome, note_finished
 from tasks.stage import Parameters, stage, this_run
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from medgrpo import moves
-from medgrpo.audit_log import Mover
 from medgrpo.errors import PromotionStopped, ServeError
+from medgrpo.promotion import moves
+from medgrpo.promotion.audit_log import Mover
 from medgrpo.settings import Settings
 from medgrpo.types import Decision, Interval, ModelVersionRef
 

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from medgrpo import registry
-from medgrpo.audit_log import TAG, Entry, Log, append, describe_log, history_name, read_log
 from medgrpo.fingerprint import digest
+from medgrpo.promotion.audit_log import TAG, Entry, Log, append, describe_log, history_name, read_log
 from medgrpo.registry import Aliases
 from medgrpo.settings import Settings
 from medgrpo.tracking import connect

@@ -15,10 +15,10 @@ import pytest
 from conftest import ROOT
 
 from medgrpo import registry
-from medgrpo.audit_log import read_log
 from medgrpo.cli.champion import REFUSED
 from medgrpo.config_file import read_config
 from medgrpo.data.clinical import generate
+from medgrpo.promotion.audit_log import read_log
 from medgrpo.settings import Settings
 from medgrpo.stages import Stages
 from medgrpo.types import EvalReport

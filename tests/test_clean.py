@@ -17,15 +17,15 @@ from native_stack import free_ports
 from serve_driver import served_answer
 
 from medgrpo import registry
-from medgrpo.clean import Item, Plan, carry_out, describe, parse_age, plan_cleaning
 from medgrpo.config import Config
 from medgrpo.errors import MedgrpoError, UserError
 from medgrpo.evaluation import check_figures
-from medgrpo.flow_runs import ended_flow_runs
 from medgrpo.registry import Aliases
 from medgrpo.settings import Settings
 from medgrpo.stages import Stages
 from medgrpo.tracking import FLOW_RUN_TAG, connect, tag_run
+from medgrpo.upkeep.clean import Item, Plan, carry_out, describe, parse_age, plan_cleaning
+from medgrpo.upkeep.flow_runs import ended_flow_runs
 
 NOW = parse_age("0h")
 

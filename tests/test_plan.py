@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from medgrpo.calibration import Measurement, read_measurement
 from medgrpo.config import Config, LoraConfig
-from medgrpo.memory import Memory, Place, Shape, estimate, find_refusal, read_shape
-from medgrpo.plan import make_plan, step_flops
+from medgrpo.plan.calibration import Measurement, read_measurement
+from medgrpo.plan.estimate import make_plan, step_flops
+from medgrpo.plan.memory import Memory, Place, Shape, estimate, find_refusal, read_shape
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef
 

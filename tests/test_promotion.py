@@ -14,16 +14,25 @@ import promotion_driver as driver
 import pytest
 from conftest import ROOT
 
-from medgrpo import moves, promotion, registry, tracking
+from medgrpo import promotion, registry, tracking
 from medgrpo.answer import render_question
-from medgrpo.audit_log import Mover, append, describe_log, read_log
 from medgrpo.config import Config
 from medgrpo.data.clinical import generate
 from medgrpo.data.store import read_split
 from medgrpo.errors import NotFoundError, PromotionStopped, ServeError
 from medgrpo.fingerprint import digest
 from medgrpo.policy import adapter_digest, load_base
-from medgrpo.promotion import Proposal, carry_out, find_incumbent, gather_evidence, read_proposal, turn_down, weigh
+from medgrpo.promotion import (
+    Proposal,
+    carry_out,
+    find_incumbent,
+    gather_evidence,
+    moves,
+    read_proposal,
+    turn_down,
+    weigh,
+)
+from medgrpo.promotion.audit_log import Mover, append, describe_log, read_log
 from medgrpo.registry import Aliases, read_aliases, set_aliases
 from medgrpo.serve.check import check_champion
 from medgrpo.settings import Settings
@@ -147,7 +156,7 @@ def test_a_refusal_is_noted_once(versions: list[ModelVersionRef], settings: Sett
 def processes() -> Any:
     """Starts processes that have loaded MLflow, and share no connection with this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "medgrpo.moves"])
+    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "medgrpo.promotion.moves"])
     return context
 
 
@@ -445,7 +454,7 @@ def test_where_approval_is_asked_for_a_run_moves_nothing(
     assert read_log(own.model_name, settings).entries == ()
     assert turn_down(proposal, Mover(who="ann", reason="not yet"), settings) == "refused"
     assert read_aliases(own.model_name, settings) == Aliases()
-    monkeypatch.setattr(promotion, "check_champion", lambda *_: None)
+    monkeypatch.setattr("medgrpo.promotion.proposal.check_champion", lambda *_: None)
     assert carry_out(asks, proposal, Mover(who="ann", approved=True), settings) == "promoted"
 
 
@@ -458,11 +467,11 @@ def test_an_interrupted_promotion_is_settled_before_the_next_comparison(
     def cut_off(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(promotion, "check_champion", cut_off)
+    monkeypatch.setattr("medgrpo.promotion.proposal.check_champion", cut_off)
     with pytest.raises(KeyboardInterrupt):
         carry_out(own, proposal, driver.MOVER, settings)
     assert "was cut off" in describe_log(read_log(own.model_name, settings), Aliases(champion=1))
-    monkeypatch.setattr(promotion, "check_champion", lambda *_: None)
+    monkeypatch.setattr("medgrpo.promotion.proposal.check_champion", lambda *_: None)
     assert find_incumbent(own, settings).version == first
     assert kinds(own.model_name, settings) == ["promote", "done"]
 

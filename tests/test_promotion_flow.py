@@ -8,10 +8,10 @@ from typing import Any
 import promotion_driver as driver
 import pytest
 
-from medgrpo import promotion, registry, tracking
-from medgrpo.audit_log import read_log
+from medgrpo import registry, tracking
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest
+from medgrpo.promotion.audit_log import read_log
 from medgrpo.registry import Aliases, read_aliases
 from medgrpo.settings import Settings
 from medgrpo.types import DatasetRef, Decision, ModelVersionRef, Verdict
@@ -45,7 +45,7 @@ def path(own: Config, tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
     """The served stage itself is tested elsewhere."""
-    monkeypatch.setattr(promotion, "check_champion", lambda *_: None)
+    monkeypatch.setattr("medgrpo.promotion.proposal.check_champion", lambda *_: None)
 
 
 def propose(own: Config, dataset: DatasetRef, settings: Settings, promote: bool = True) -> ModelVersionRef:

@@ -16,7 +16,8 @@ from conftest import ROOT
 
 from medgrpo import tracking
 from medgrpo.processes import STARTED_BY, held_file, hold, is_held, started_by
-from medgrpo.reconcile import (
+from medgrpo.settings import Settings
+from medgrpo.upkeep.reconcile import (
     OLD_S,
     SILENT_S,
     Finding,
@@ -29,7 +30,6 @@ from medgrpo.reconcile import (
     reconcile_processes,
     reconcile_runs,
 )
-from medgrpo.settings import Settings
 
 HOLDER = """
 import sys

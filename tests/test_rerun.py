@@ -11,9 +11,9 @@ import pytest
 from medgrpo import tracking
 from medgrpo.config import Config
 from medgrpo.errors import NotFoundError, UserError
-from medgrpo.redo import STAGES, Redo, is_from
 from medgrpo.report import Summary
 from medgrpo.settings import Settings
+from medgrpo.upkeep.redo import STAGES, Redo, is_from
 
 pytestmark = pytest.mark.usefixtures("on_server")
 

@@ -13,8 +13,9 @@ import promotion_driver
 import pytest
 from serve_driver import listening
 
-from medgrpo import moves, registry
+from medgrpo import registry
 from medgrpo.config import Config
+from medgrpo.promotion import moves
 from medgrpo.serve.engines import starting
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef

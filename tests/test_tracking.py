@@ -14,8 +14,8 @@ from medgrpo.tracking import (
     open_run,
     watching_system,
 )
-from medgrpo.trash import running_keys
 from medgrpo.types import DatasetRef, RunRef
+from medgrpo.upkeep.trash import running_keys
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgrpo.redo import STAGES, StageName
+from medgrpo.upkeep.redo import STAGES, StageName
 
 if TYPE_CHECKING:
     from medgrpo.stages import Stages

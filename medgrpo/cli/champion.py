@@ -27,8 +27,8 @@ def promote(
 
     Example:  medgrpo promote configs/laptop.toml
     """
-    from medgrpo.audit_log import Mover
     from medgrpo.promotion import carry_out, describe, describe_figures, terminal_user, turn_down
+    from medgrpo.promotion.audit_log import Mover
 
     asks = not yes
     if asks and not sys.stdin.isatty():
@@ -60,10 +60,10 @@ def rollback(
 
     Example:  medgrpo rollback configs/laptop.toml --reason "invents doses"
     """
-    from medgrpo.audit_log import Mover
     from medgrpo.config_file import read_config
-    from medgrpo.moves import rollback as roll_back
     from medgrpo.promotion import terminal_user
+    from medgrpo.promotion.audit_log import Mover
+    from medgrpo.promotion.moves import rollback as roll_back
     from medgrpo.settings import Settings
 
     mover = Mover(who=terminal_user(), reason=reason, approved=True)
@@ -77,8 +77,8 @@ def history(config_path: ConfigPath, overrides: Overrides = None) -> None:
 
     Example:  medgrpo history configs/laptop.toml
     """
-    from medgrpo.audit_log import describe_log, read_log
     from medgrpo.config_file import read_config
+    from medgrpo.promotion.audit_log import describe_log, read_log
     from medgrpo.registry import read_aliases
     from medgrpo.settings import Settings
 

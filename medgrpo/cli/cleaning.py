@@ -19,7 +19,7 @@ def clean(
 
     Example:  medgrpo clean --older-than 30d
     """
-    from medgrpo.clean import carry_out, describe, parse_age, plan_cleaning
+    from medgrpo.upkeep.clean import carry_out, describe, parse_age, plan_cleaning
 
     age = parse_age(older_than)
     from flows.local import find_server

@@ -46,7 +46,7 @@ def plan(
     Example:  medgrpo plan configs/llama31-8b.toml
     """
     from medgrpo.config_file import read_config
-    from medgrpo.plan import make_plan
+    from medgrpo.plan.estimate import make_plan
     from medgrpo.settings import Settings
 
     print(make_plan(read_config(config_path, overrides or ()), Settings(), with_step=measure))

@@ -7,7 +7,7 @@ import typer
 from medgrpo.cli.app import app
 
 if TYPE_CHECKING:
-    from medgrpo.reconcile import Report
+    from medgrpo.upkeep.reconcile import Report
 
 
 @app.command(rich_help_panel="Operating")

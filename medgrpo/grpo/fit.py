@@ -4,7 +4,7 @@ from medgrpo.config import Config
 from medgrpo.data.store import read_prompt_tokens
 from medgrpo.errors import ConfigError
 from medgrpo.grpo.ranks import is_sharded
-from medgrpo.memory import Place, Shape, find_refusal, read_shape
+from medgrpo.plan.memory import Place, Shape, find_refusal, read_shape
 from medgrpo.policy import choose_dtype
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef

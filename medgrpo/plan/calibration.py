@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest, write_whole
-from medgrpo.memory import Memory
+from medgrpo.plan.memory import Memory
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, Frozen
 

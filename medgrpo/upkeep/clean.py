@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medgrpo.errors import UserError
-from medgrpo.flow_runs import delete_flow_runs, ended_flow_runs
 from medgrpo.policy import adapter_digest
 from medgrpo.registry import Kept, kept_versions
 from medgrpo.settings import Settings
 from medgrpo.tracking import FLOW_RUN_TAG, connect
-from medgrpo.trash import deleted_runs, erase_run, has_server, running_keys
 from medgrpo.types import DatasetRef, EvalReport, Frozen
+from medgrpo.upkeep.flow_runs import delete_flow_runs, ended_flow_runs
+from medgrpo.upkeep.trash import deleted_runs, erase_run, has_server, running_keys
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ finishes it first. Of two that claim at once the log counts one; the other stops
 import logging
 from collections.abc import Callable
 
-from medgrpo.audit_log import Entry, Kind, Log, Mover, append, describe, read_log, shown
 from medgrpo.errors import NotFoundError, PromotionStopped, ServeError
 from medgrpo.fingerprint import digest
+from medgrpo.promotion.audit_log import Entry, Kind, Log, Mover, append, describe, read_log, shown
 from medgrpo.registry import Aliases, alone, get, read_aliases, set_aliases
 from medgrpo.settings import Settings
 from medgrpo.types import Decision, ModelVersionRef

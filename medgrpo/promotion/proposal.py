@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
-from medgrpo import moves, registry
+from medgrpo import registry
 from medgrpo.audit.audit import audit_config
-from medgrpo.audit_log import Mover
 from medgrpo.base_models import resolve
 from medgrpo.config import Config
 from medgrpo.data.facts import question_hash
 from medgrpo.data.store import read_benchmark, read_split
 from medgrpo.errors import NotFoundError, UserError
 from medgrpo.gate import Evidence, decide
+from medgrpo.promotion import moves
+from medgrpo.promotion.audit_log import Mover
 from medgrpo.serve.check import check_champion
 from medgrpo.settings import Settings
 from medgrpo.types import (

@@ -4,14 +4,14 @@ import time
 from typing import Any
 
 from medgrpo.base_models import resolve
-from medgrpo.calibration import Measurement, measure, read_measurement
 from medgrpo.config import Config
 from medgrpo.data.prepare import prepare
 from medgrpo.data.store import read_prompt_tokens
 from medgrpo.errors import ConfigError, UserError
 from medgrpo.grpo.fit import base_shape, find_place
 from medgrpo.grpo.refusals import refuse_early
-from medgrpo.memory import Memory, Shape, estimate, find_refusal
+from medgrpo.plan.calibration import Measurement, measure, read_measurement
+from medgrpo.plan.memory import Memory, Shape, estimate, find_refusal
 from medgrpo.policy import choose_dtype
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, DatasetRef, Frozen

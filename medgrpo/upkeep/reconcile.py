@@ -15,8 +15,8 @@ from typing import Literal
 
 import psutil
 
-from medgrpo.audit_log import describe, logged_names, read_log
 from medgrpo.processes import STARTED_BY, held_file, is_held
+from medgrpo.promotion.audit_log import describe, logged_names, read_log
 from medgrpo.registry import lock_file
 from medgrpo.settings import Settings
 from medgrpo.tracking import OpenRun, end_run, open_runs

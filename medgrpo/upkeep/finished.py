@@ -6,18 +6,18 @@ The note is a tag of the MLflow run: every machine that shares the tracking serv
 from medgrpo.config import Config
 from medgrpo.fingerprint import digest, source_digest
 from medgrpo.keys import scorer_source, train_key
-from medgrpo.moves import position
+from medgrpo.promotion.moves import position
 from medgrpo.settings import Settings
 from medgrpo.tracking import find_run, tag_run
 from medgrpo.types import BaseRef, DatasetRef, RunRef
 
-FINISHED_TAG = "medgrpo.finished"
+FINISHED_TAG = "medgrpo.upkeep.finished"
 OUTCOME_TAG = "medgrpo.outcome"
 
 
 def finished_key(config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings) -> str:
     """Key of all that a run's outcome depends on; the champion is part of it, so a rollback makes another key."""
-    code = [scorer_source(), source_digest("gate", "promotion.py", "moves.py", "registry.py")]
+    code = [scorer_source(), source_digest("gate", "promotion", "registry.py")]
     champion, previous, _ = position(config.model_name, settings)
     return digest([config, base, dataset, train_key(config, dataset, base), code, champion, previous])
 
