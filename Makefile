@@ -10,10 +10,10 @@ demo: install  ## run the whole pipeline on a real 135M model: data to served an
 	$(BIN)/medgrpo run configs/laptop.toml
 
 test: install check  ## lint, types, import rules and the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" --durations=15
 
 test-slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" --durations=15
 
 check: install  ## lint, format, types, import rules
 	$(BIN)/ruff check .

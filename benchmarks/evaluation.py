@@ -1,7 +1,7 @@
 """Seconds to evaluate several checkpoints: one `evaluate_all` against a stock `generate` pass for each.
 
     medgrpo train configs/laptop.toml --set grpo.checkpoints=4
-    python benchmarks/evaluation.py [--config configs/laptop.toml] [--rows 256] [--checkpoints 4] [--random]
+    python benchmarks/evaluation.py [--rows 256] [--checkpoints 4] [--set evaluation.max_completion_tokens=128] [--random]
 
 A stock pass is what a script would do for each checkpoint: load the base, put the adapter on it with PEFT, and call
 transformers' `generate` on batches of as many rows, in the same order. The checkpoints are those of the config's
@@ -92,9 +92,10 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent / "configs" / "laptop.toml")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--checkpoints", type=int, default=4)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the evaluation's")
     parser.add_argument("--random", action="store_true")
     given = parser.parse_args()
-    config, settings = read_config(given.config, [f"data.validation_rows={given.rows}"]), Settings()
+    config, settings = read_config(given.config, [f"data.validation_rows={given.rows}", *given.set]), Settings()
     base = resolve(config.policy.base, settings)
     dataset = prepare(config, base, settings)
     examples = read_split(dataset, "validation", settings)
