@@ -1,12 +1,14 @@
 """What the served stage's engines give: tokens per second and time to first token, by how many ask at once.
 
 python benchmarks/serving.py [--config configs/laptop.toml] [--clients 1 4 8 16] [--plot docs/images/serving.png]
+python benchmarks/serving.py --engines embedded vllm    default: all that are here; vLLM is MEDGRPO_VLLM_COMMAND
 python benchmarks/serving.py --equal 50    how many greedy completions are token for token those of evaluation
 """
 
 import argparse
 import asyncio
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +25,7 @@ from medgrpo.policy import Policy, load_base
 from medgrpo.serve.embedded import EmbeddedEngine
 from medgrpo.serve.engine import Decoding, Engine, Loaded, Piece, Served, Source
 from medgrpo.serve.load import base_source
+from medgrpo.serve.vllm import VllmEngine
 from medgrpo.settings import Settings
 
 
@@ -87,8 +90,18 @@ class PlainEngine:
         """Nothing is kept."""
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"generate, one at a time": PlainEngine, "embedded": EmbeddedEngine}
-"""Name → what makes it; another engine is compared by a line here."""
+ENGINES: dict[str, tuple[str, Callable[[Settings], Engine]]] = {
+    "generate": ("generate, one at a time", lambda _: PlainEngine()),
+    "embedded": ("embedded", lambda _: EmbeddedEngine()),
+    "vllm": ("vLLM", VllmEngine),
+}
+"""Word of `--engines` → name, and what makes it; another engine is compared by a line here."""
+
+
+def engines_here(settings: Settings) -> list[str]:
+    """Words of the engines that can be started."""
+    has_vllm = settings.vllm_engine_url or shutil.which(settings.vllm_command)
+    return [word for word in ENGINES if word != "vllm" or has_vllm]
 
 
 async def measure(loaded: Loaded, clients: int, requests: int, max_tokens: int) -> tuple[float, float]:
@@ -116,15 +129,19 @@ async def measure(loaded: Loaded, clients: int, requests: int, max_tokens: int) 
 async def compare(source: Source, options: argparse.Namespace) -> dict[str, list[tuple[int, float, float]]]:
     """Engine → (clients, tokens per second, time to first token)."""
     figures: dict[str, list[tuple[int, float, float]]] = {}
-    for name, make in ENGINES.items():
-        engine = make()
-        loaded = await engine.load(source)
-        rows = figures[name] = []
-        for clients in options.clients:
-            rows.append((clients, *await measure(loaded, clients, max(options.requests, clients), options.max_tokens)))
-            print(f"| {name} | {clients} | {rows[-1][1]:.1f} | {rows[-1][2]:.2f} |", flush=True)
-        await engine.unload(loaded)
-        await engine.close()
+    for word in options.engines:
+        name, make = ENGINES[word]
+        engine = make(Settings())
+        try:
+            loaded = await engine.load(source)
+            rows = figures[name] = []
+            for clients in options.clients:
+                requests = max(options.requests, clients)
+                rows.append((clients, *await measure(loaded, clients, requests, options.max_tokens)))
+                print(f"| {name} | {clients} | {rows[-1][1]:.1f} | {rows[-1][2]:.2f} |", flush=True)
+            await engine.unload(loaded)
+        finally:
+            await engine.close()
     return figures
 
 
@@ -165,6 +182,7 @@ def main() -> None:
     """Print a Markdown table; draw it where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/laptop.toml"))
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=engines_here(Settings()))
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=48)

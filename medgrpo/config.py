@@ -239,6 +239,8 @@ class EvaluationConfig(Frozen):
     benchmark_rows: int = Field(default=0, ge=0)
     """Rows of each of `data.benchmarks` that the best checkpoint and the incumbent are measured on; 0: none."""
 
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What completes the prompts: this process, or vLLM beside it (`MEDGRPO_VLLM_COMMAND`)."""
     max_completion_tokens: int = Field(default=128, ge=1)
     """Completions are cut at this many tokens."""
     batch_size: int = Field(default=32, ge=1)
@@ -331,6 +333,15 @@ class Config(Frozen):
     """The model registry."""
     serve: ServeConfig = ServeConfig()
     """The limits of the served stage."""
+
+    @model_validator(mode="after")
+    def _whole_weights_in_vllm(self) -> "Config":
+        if self.evaluation.engine == "vllm" and self.policy.load_in_4bit:
+            raise ValueError(
+                'evaluation.engine = "vllm" would measure another policy than the one on a 4-bit base: choose '
+                '"transformers", or policy.load_in_4bit = false'
+            )
+        return self
 
     @field_validator("rewards", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ MedgrpoError
 │   └── TrainingCrashed     … for any other reason: retried from the newest checkpoint
 │       └── TrainingStopped somebody asked it to end (SIGTERM)
 ├── TrackingError           MLflow refused a read, or a write that nothing can go on without
-└── ServeError              the served stage did not start, or did not answer
+└── ServeError              the served stage, or vLLM, did not start or did not answer
 """
 
 
@@ -86,4 +86,4 @@ class TrackingError(MedgrpoError):
 
 
 class ServeError(MedgrpoError):
-    """The served stage didn't start or didn't answer."""
+    """The served stage, or vLLM, didn't start or didn't answer."""

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from importlib.metadata import version
+from typing import Any
 
 from medgrpo.changes import find_change, remember_key
 from medgrpo.config import Config
@@ -124,6 +125,9 @@ def eval_key(
     """Key of an evaluation: the policy's weights, the rows, and how completions are made and judged."""
     asked = config.evaluation.on(split, benchmark)
     seed = config.seed if asked.samples else 0
-    parts = [asked, seed, config.prompt, config.policy.dtype, config.policy.load_in_4bit, scorer_source()]
+    decoding: list[Any] = [asked.model_dump(mode="json", exclude={"engine"})]
+    if asked.engine != "transformers":
+        decoding += [asked.engine, source_digest("vllm")]
+    parts = [*decoding, seed, config.prompt, config.policy.dtype, config.policy.load_in_4bit, scorer_source()]
     rows = [rows_digest(dataset, split, benchmark), split, benchmark]
     return digest([checkpoint.adapter_digest, base.digest, rows, parts])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import IO, Any
 from uuid import uuid4
 
@@ -89,14 +89,18 @@ def main() -> int:
     """Run the command in our arguments; its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: None)  # our whole group gets it; we end after the command
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    Thread(target=_end_with_stdin, args=(child,), daemon=True).start()
+    orphaned = Event()
+    Thread(target=_end_with_stdin, args=(child, orphaned), daemon=True).start()
     code = child.wait()
+    if orphaned.is_set():  # nobody else is left to end what the command started
+        os.killpg(0, signal.SIGKILL)
     return code if code >= 0 else 128 - code  # as shells say which signal it was
 
 
-def _end_with_stdin(child: "subprocess.Popen[Any]") -> None:
+def _end_with_stdin(child: "subprocess.Popen[Any]", orphaned: Event) -> None:
     while os.read(0, 4096):
         pass
+    orphaned.set()
     with suppress(ProcessLookupError):
         os.killpg(0, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):

@@ -26,11 +26,11 @@ class Settings(BaseSettings):
     vllm_url: str = ""
     """The vLLM server that samples for `grpo.rollouts = "vllm-server"` (`MEDGRPO_VLLM_URL`)."""
     vllm_command: str = "vllm"
-    """vLLM's executable for `medgrpo serve --engine vllm` (`MEDGRPO_VLLM_COMMAND`)."""
+    """vLLM's executable, to serve or evaluate with (`MEDGRPO_VLLM_COMMAND`)."""
     vllm_arguments: str = ""
     """More arguments for it, as `--tensor-parallel-size 2` (`MEDGRPO_VLLM_ARGUMENTS`)."""
     vllm_engine_url: str = ""
-    """A running vLLM to serve with, instead of starting one (`MEDGRPO_VLLM_ENGINE_URL`)."""
+    """A running vLLM to serve or evaluate with, instead of starting one (`MEDGRPO_VLLM_ENGINE_URL`)."""
     gguf_converter: str = ""
     """llama.cpp's convert_hf_to_gguf.py for `medgrpo export` (`MEDGRPO_GGUF_CONVERTER`); empty: the one on PATH."""
 

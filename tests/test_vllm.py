@@ -11,26 +11,54 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
+import httpx
+import psutil
 import pytest
+from pydantic import ValidationError
 
 from medgrpo.answer import render_question
+from medgrpo.config import Config, PolicyConfig
 from medgrpo.data.clinical import generate
-from medgrpo.errors import UserError
-from medgrpo.example import example_sources
-from medgrpo.policy import adapter_digest
+from medgrpo.data.prepare import prepare
+from medgrpo.errors import ServeError, UserError
+from medgrpo.evaluation import adopt_adapter, evaluate, evaluate_all, read_tables
+from medgrpo.evaluation.vllm import VllmCompleter
+from medgrpo.example import example_sources, read_card
+from medgrpo.grpo.command import check_place
+from medgrpo.keys import eval_key
+from medgrpo.policy import Policy, adapter_digest
+from medgrpo.processes import tied
 from medgrpo.serve.embedded import EmbeddedEngine
-from medgrpo.serve.engine import Decoding, Engine, Loaded, RequestRefused, Source
+from medgrpo.serve.engine import BASE, Decoding, Engine, Loaded, RequestRefused, Served, Source
 from medgrpo.serve.versions import Versions
 from medgrpo.serve.vllm import VllmEngine
-from medgrpo.serve.vllm_child import lora_rank
 from medgrpo.settings import Settings
+from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport
+from medgrpo.vllm.child import Child, Hosted, lora_rank
+from medgrpo.vllm.server import Server
 
-KEEPER = Path(__file__).parent.parent / "medgrpo" / "serve" / "keeper.py"
 COMMAND = Settings().vllm_command
 ROWS = 8
 SWAPS = 2
 GREEDY = Decoding(max_tokens=40)
+
+
+def real(function: Callable[..., None]) -> Callable[..., None]:
+    """A test that starts vLLM."""
+    there = pytest.mark.skipif(not shutil.which(COMMAND), reason="set MEDGRPO_VLLM_COMMAND: docs/serving.md")
+    return pytest.mark.slow(there(function))
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(300)"
+child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+signal.pause()
+"""
 
 
 def wait_gone(pid: int, seconds: float = 20) -> None:
@@ -42,10 +70,9 @@ def wait_gone(pid: int, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_the_command_ends_when_its_parent_is_gone() -> None:
-    code = "import subprocess, time; p = subprocess.Popen(['sleep', '300']); print(p.pid, flush=True); time.sleep(300)"
+def test_what_a_command_has_started_ends_with_its_starter_too() -> None:
     kept = subprocess.Popen(
-        [sys.executable, "-I", str(KEEPER), sys.executable, "-c", code],
+        tied([sys.executable, "-c", STUBBORN]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -58,20 +85,20 @@ def test_the_command_ends_when_its_parent_is_gone() -> None:
     kept.wait(20)
 
 
-def test_the_keeper_ends_as_its_command_does() -> None:
-    command = [sys.executable, "-I", str(KEEPER), sys.executable, "-c", "raise SystemExit(7)"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as kept:
+def test_a_tied_command_ends_with_its_own_code() -> None:
+    command = tied([sys.executable, "-c", "raise SystemExit(7)"])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as kept:
         assert kept.wait(20) == 7
 
 
-def test_without_the_command_says_what_to_set(tmp_path: Path, base: object) -> None:
+def test_without_the_command_says_what_to_set(tmp_path: Path, base: BaseRef) -> None:
     source = tiny_source(base)
     engine = VllmEngine(Settings(home=tmp_path, vllm_command="no-such-vllm"))
     with pytest.raises(UserError, match="MEDGRPO_VLLM_COMMAND"):
         asyncio.run(engine.load(source))
 
 
-def test_a_4_bit_base_is_refused(tmp_path: Path, base: object) -> None:
+def test_a_4_bit_base_is_refused(tmp_path: Path, base: BaseRef) -> None:
     source = tiny_source(base)
     source = replace(source, policy=source.policy.model_copy(update={"load_in_4bit": True}))
     engine = VllmEngine(Settings(home=tmp_path, vllm_command=sys.executable))
@@ -79,19 +106,53 @@ def test_a_4_bit_base_is_refused(tmp_path: Path, base: object) -> None:
         asyncio.run(engine.load(source))
 
 
-@pytest.mark.parametrize(("rank", "wanted"), [(1, 16), (16, 16), (17, 32), (64, 64)])
-def test_an_adapter_gets_the_next_rank_that_vllm_has(tmp_path: Path, rank: int, wanted: int) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": rank}))
-    assert lora_rank(tmp_path) == wanted
+@pytest.mark.parametrize(("ranks", "wanted"), [((), 16), ((16,), 16), ((17, 4), 32), ((8, 64), 64)])
+def test_adapters_get_the_next_rank_that_vllm_has(tmp_path: Path, ranks: tuple[int, ...], wanted: int) -> None:
+    for rank in ranks:
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    assert lora_rank(tmp_path / str(rank) for rank in ranks) == wanted
 
 
-def tiny_source(base: object) -> Source:
+def in_vllm(config: Config) -> Config:
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"engine": "vllm"})})
+
+
+def test_an_evaluation_without_the_command_says_what_to_set(
+    config: Config, base: BaseRef, dataset: DatasetRef, settings: Settings
+) -> None:
+    nowhere = settings.model_copy(update={"vllm_command": "no-such-vllm"})
+    with pytest.raises(UserError, match="engine=transformers"):
+        evaluate(in_vllm(config), base, dataset, CheckpointRef.base(), "validation", nowhere)
+    with pytest.raises(UserError, match="MEDGRPO_VLLM_COMMAND"):
+        check_place(in_vllm(config), nowhere)  # before the training, too
+    check_place(in_vllm(config), settings.model_copy(update={"vllm_engine_url": "http://127.0.0.1:8001"}))
+    check_place(config, nowhere)
+
+
+def test_an_engine_has_its_own_key(config: Config, base: BaseRef, dataset: DatasetRef) -> None:
+    def key(config: Config) -> str:
+        return eval_key(config, dataset, base, CheckpointRef.base(), "validation")
+
+    assert key(in_vllm(config)) != key(config)
+
+
+def test_a_4_bit_base_is_not_evaluated_in_vllm(config: Config) -> None:
+    tree = in_vllm(config).model_dump()
+    tree["policy"]["load_in_4bit"] = True
+    with pytest.raises(ValidationError, match="another policy"):
+        Config.model_validate(tree)
+
+
+def test_a_prompt_that_vllm_has_no_room_for_is_refused(config: Config, base: BaseRef, settings: Settings) -> None:
+    server = Server(Hosted(base, config.policy, 16), settings.root / "vllm.log", settings)
+    server.context_tokens = 30
+    with asyncio.Runner() as runner, pytest.raises(UserError, match="31 tokens"):
+        VllmCompleter(server, runner, Policy("base", None), 10).complete([[1], [1] * 21])
+
+
+def tiny_source(base: BaseRef) -> Source:
     """The base model of the other tests."""
-    from medgrpo.config import PolicyConfig
-    from medgrpo.serve.engine import BASE, Served
-    from medgrpo.types import BaseRef
-
-    assert isinstance(base, BaseRef)
     return Source(Served(BASE, "", "", "", "", (), base.name), base, None, PolicyConfig())
 
 
@@ -120,8 +181,7 @@ async def answer_all(engine: Engine, loaded: Loaded) -> list[str]:
     return list(await asyncio.gather(*(answer(loaded, question) for question in questions())))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which(COMMAND), reason="no vllm: set MEDGRPO_VLLM_COMMAND (docs/serving.md)")
+@real
 def test_adapters_side_by_side_swapped_under_requests(tmp_path: Path) -> None:
     home = Path(os.environ["MEDGRPO_HOME"]) if "MEDGRPO_HOME" in os.environ else tmp_path
     settings = Settings(home=home)
@@ -141,10 +201,12 @@ def test_adapters_side_by_side_swapped_under_requests(tmp_path: Path) -> None:
             with pytest.raises(RequestRefused):
                 await answer_long(loaded[0])
             await compare(said[0], one)
-            child = engine._child
+            assert engine.server and engine.server.child
+            child = engine.server.child
+            await check_running(settings, child, one, said[0])
+            assert await answer(loaded[0], questions(1)[0]) == said[0][0], "another's engine took nothing of ours"
         finally:
             await engine.close()
-        assert child
         assert child.ended
 
     asyncio.run(play())
@@ -184,6 +246,25 @@ async def check_swaps(engine: VllmEngine, one: Source, two: Source, said_one: li
         assert expected[version][place] != other[place]
 
 
+async def check_running(settings: Settings, child: Child, source: Source, said: list[str]) -> None:
+    """An engine on a running vLLM answers the same, and leaves it as it was."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_API_KEY", "another")
+        with pytest.raises(ServeError, match="401"):
+            await VllmEngine(settings, child.url).load(source)
+        patch.setenv("VLLM_API_KEY", child.key)
+        engine = VllmEngine(settings, child.url)
+        loaded = await engine.load(source)
+    assert await answer_all(engine, loaded) == said
+    assert engine.server
+    before = await engine.server._ask("GET", "/v1/models")
+    await engine.close()
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {child.key}"}) as client:
+        after = await client.get(f"{child.url}/v1/models")
+    assert len(after.json()["data"]) == len(before.json()["data"]) - 1
+    assert not child.ended
+
+
 async def check_cancelling(engine: VllmEngine, loaded: Loaded) -> None:
     """A stream that is closed stops generating."""
     chat = [{"role": "user", "content": "Count to a thousand."}]
@@ -199,7 +280,8 @@ async def idle(engine: VllmEngine) -> bool:
 
 
 async def running(engine: VllmEngine) -> int:
-    text = (await engine._client.get("/metrics")).text
+    assert engine.server
+    text = (await engine.server._client.get("/metrics")).text
     return int(
         sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vllm:num_requests_running"))
     )
@@ -234,8 +316,7 @@ async def until_async(holds: Callable[[], Awaitable[bool]], seconds: float = 30)
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which(COMMAND), reason="no vllm: set MEDGRPO_VLLM_COMMAND (docs/serving.md)")
+@real
 def test_vllm_that_died_is_started_again(tmp_path: Path) -> None:
     home = Path(os.environ["MEDGRPO_HOME"]) if "MEDGRPO_HOME" in os.environ else tmp_path
     source = example_sources(Settings(home=home))["champion"]
@@ -245,8 +326,8 @@ def test_vllm_that_died_is_started_again(tmp_path: Path) -> None:
         try:
             loaded = await engine.load(source)
             said = await answer(loaded, questions(1)[0])
-            assert engine._child
-            os.killpg(engine._child._process.pid, signal.SIGKILL)
+            assert engine.server and engine.server.child
+            os.killpg(engine.server.child._process.pid, signal.SIGKILL)
             await until(lambda: bool(engine.fault()))
             assert "vLLM ended" in engine.fault()
             await until(lambda: not engine.fault(), seconds=200)
@@ -255,3 +336,77 @@ def test_vllm_that_died_is_started_again(tmp_path: Path) -> None:
             await engine.close()
 
     asyncio.run(play())
+
+
+@real
+def test_checkpoints_are_evaluated_side_by_side_in_vllm(tmp_path: Path) -> None:
+    home = Path(os.environ["MEDGRPO_HOME"]) if "MEDGRPO_HOME" in os.environ else tmp_path
+    sources = example_sources(Settings(home=home))
+    settings = Settings(home=tmp_path / "home")  # its own, so that nothing is found again
+    source, base = sources["champion"], sources["champion"].base
+    assert source.adapter
+    card = read_card().config
+    changes = {"data": {"source": {"kind": "clinical", "rows": 60}, "validation_rows": 4, "test_rows": ROWS}}
+    asked = {"engine": "vllm", "samples": 2, "batch_size": 4, "max_completion_tokens": 40}
+    config = Config.model_validate(card.model_dump(mode="json") | changes | {"evaluation": asked})
+    dataset = prepare(config, base, settings)
+    other = turned(source, tmp_path / "turned").adapter
+    assert other
+    checkpoints = [CheckpointRef.base(), adopt_adapter(source.adapter, settings), adopt_adapter(other, settings)]
+
+    killer = Thread(target=kill_child_after_a_batch, args=(settings,))
+    killer.start()
+    with pytest.raises(ServeError, match=r"vllm\.log"):
+        evaluate_all(config, base, dataset, checkpoints, "test", settings)
+    killer.join()
+    assert not children(), "what has failed leaves nothing behind"
+    shard = next(settings.root.glob("evaluations/*/shards/greedy-00000.json"))
+    kept = json.loads(shard.read_text(encoding="utf-8"))
+    kept["completions"][0] = "kept"
+    shard.write_text(json.dumps(kept), encoding="utf-8")
+
+    found = evaluate_all(config, base, dataset, checkpoints, "test", settings)
+    assert not children()
+    texts = read_tables(found[0], settings).rows["completion"].tolist()
+    assert texts.count("kept") == 1, "it went on behind the last finished batch"
+    nowhere = settings.model_copy(update={"vllm_command": "no-such-vllm"})
+    assert evaluate_all(config, base, dataset, checkpoints, "test", nowhere) == found, "found again without vLLM"
+    check_evaluations(config, base, dataset, found, settings)
+
+
+def children() -> list[psutil.Process]:
+    """The vLLM that this process has started."""
+    return [child for child in psutil.Process().children() if "medgrpo.processes" in child.cmdline()]
+
+
+def kill_child_after_a_batch(settings: Settings) -> None:
+    deadline = time.monotonic() + 300
+    while not list(settings.root.glob("evaluations/*/shards/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for child in children():
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def check_evaluations(
+    config: Config, base: BaseRef, dataset: DatasetRef, found: list[EvalReport], settings: Settings
+) -> None:
+    """Compare with the same evaluations by transformers, row by row."""
+    plain = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"engine": "transformers"})})
+    checkpoints = [report.checkpoint for report in found]
+    expected = evaluate_all(plain, base, dataset, checkpoints, "test", settings)
+    same = judged = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.key != theirs.key
+        mine, other = read_tables(ours, settings), read_tables(theirs, settings)
+        same += int((mine.rows["completion"] == other.rows["completion"]).sum())
+        judged += int((mine.rows[["correct", "strict"]] == other.rows[["correct", "strict"]]).all(axis=1).sum())
+        assert mine.sampled is not None
+        texts = mine.sampled["completion"]
+        assert (texts[::2].to_numpy() != texts[1::2].to_numpy()).any(), "each draw has random numbers of its own"
+    total = ROWS * len(found)
+    print(f"\nof {total} greedy completions {same} are equal to those by transformers, {judged} are judged alike")
+    assert same >= 0.75 * total
+    assert judged >= 0.9 * total
+    said = [read_tables(report, settings).rows["completion"].tolist() for report in found]
+    assert said[0] != said[1] != said[2] != said[0], "each checkpoint answers with its own adapter"

@@ -9,13 +9,12 @@ from medgrpo.errors import MedgrpoError
 from medgrpo.evaluation.examiner import Examiner, Shards
 from medgrpo.evaluation.figures import summarize
 from medgrpo.evaluation.orders import judge_orders, reorderings
-from medgrpo.evaluation.policies import Policies, adapter_folder
+from medgrpo.evaluation.policies import adapter_folder, open_policies
 from medgrpo.evaluation.rows import judge
 from medgrpo.evaluation.sampled import judge_sampled
 from medgrpo.evaluation.stored import Tables, read_report, read_tables, write_report
 from medgrpo.keys import eval_key, rows_digest
 from medgrpo.metric_names import rows_label
-from medgrpo.policy import Policy
 from medgrpo.settings import Settings
 from medgrpo.tracking import is_foreign, log_evaluation, log_rows
 from medgrpo.types import BaseRef, CheckpointRef, DatasetRef, EvalReport, Example, RunRef, Split
@@ -55,33 +54,31 @@ def evaluate_all(
     Raises:
         NotFoundError: a checkpoint's adapter, the dataset or the benchmark isn't on this disk.
     """
-    policies = Policies(base, config.policy, settings)
+    asked = config.evaluation.on(split, benchmark)
     reports = []
-    for checkpoint in checkpoints:
-        key = eval_key(config, dataset, base, checkpoint, split, benchmark)
-        report = read_report(key, settings)
-        if report is None:
-            examples = (
-                read_benchmark(dataset, benchmark, settings) if benchmark else read_split(dataset, split, settings)
-            )
-            asked = config.evaluation.on(split, benchmark)
-            name = f"{checkpoint.label} on {benchmark or split}"
-            shards = Shards(settings.evaluation(key) / "shards")
-            with policies.wearing(checkpoint) as policy:
-                tables = _measure(policy, config, examples, asked, shards, name)
-            digest = rows_digest(dataset, split, benchmark)
-            report = summarize(tables, asked, key, checkpoint, split, benchmark, digest)
-            write_report(report, tables, settings)
-            log.info("%s: accuracy %s, format rate %s", name, report.accuracy, report.format_rate)
-        reports.append(report.model_copy(update={"checkpoint": checkpoint}))
+    with open_policies(config, base, checkpoints, settings) as policies:
+        for checkpoint in checkpoints:
+            key = eval_key(config, dataset, base, checkpoint, split, benchmark)
+            report = read_report(key, settings)
+            if report is None:
+                examples = (
+                    read_benchmark(dataset, benchmark, settings) if benchmark else read_split(dataset, split, settings)
+                )
+                name = f"{checkpoint.label} on {benchmark or split}"
+                shards = Shards(settings.evaluation(key) / "shards")
+                with policies.wearing(checkpoint) as policy:
+                    # The examiner is kept nowhere: it may hold a copy of the weights, and the next adapter needs room.
+                    tables = _measure(Examiner(policy, config, shards, name, policies.completer), examples, asked)
+                digest = rows_digest(dataset, split, benchmark)
+                report = summarize(tables, asked, key, checkpoint, split, benchmark, digest)
+                write_report(report, tables, settings)
+                log.info("%s: accuracy %s, format rate %s", name, report.accuracy, report.format_rate)
+            reports.append(report.model_copy(update={"checkpoint": checkpoint}))
     return reports
 
 
-def _measure(
-    policy: Policy, config: Config, examples: Sequence[Example], asked: EvaluationConfig, shards: Shards, name: str
-) -> Tables:
+def _measure(examiner: Examiner, examples: Sequence[Example], asked: EvaluationConfig) -> Tables:
     """Ask everything that is asked for on these rows, and judge it."""
-    examiner = Examiner(policy, config, shards, name)
     greedy = examiner.ask(examples)
     sampled = orders = None
     if asked.samples:
@@ -91,7 +88,7 @@ def _measure(
     if moved := reorderings(examples, asked.orders):
         completions = examiner.ask([example for others in moved.values() for example in others], "orders")
         orders = judge_orders(examples, greedy, moved, completions)
-    return Tables(judge(examples, greedy, policy.tokenizer), sampled, orders)
+    return Tables(judge(examples, greedy, examiner.policy.tokenizer), sampled, orders)
 
 
 def recompute(report: EvalReport, evaluation: EvaluationConfig, settings: Settings) -> EvalReport:

@@ -1,8 +1,9 @@
 """Ask a policy many questions in batches, and keep each finished batch: a killed evaluation goes on behind it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from medgrpo.answer import messages, render_question
 from medgrpo.config import Config
@@ -38,21 +39,40 @@ class Shards:
         write_whole(self._folder / f"{name}.json", json.dumps({"key": key, "completions": completions}))
 
 
-class Examiner:
-    """Asks one policy questions, in the prompt of the config. Prompts of similar length are completed together."""
+class Completing(Protocol):
+    """What completes prompts: see `generation.Completer`."""
 
-    def __init__(self, policy: Policy, config: Config, shards: Shards | None, title: str) -> None:
+    def complete(self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0) -> list[str]:
+        """One text per prompt."""
+
+
+class Examiner:
+    """Asks one policy questions, in the prompt of the config. Prompts of similar length are completed together.
+
+    Attributes:
+        policy: the one that is asked.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: Config,
+        shards: Shards | None,
+        title: str,
+        completer: Callable[[Policy, int], Completing] = Completer,
+    ) -> None:
         """Start without a question.
 
         Args:
             shards: where finished batches are kept; None: nowhere.
             title: of the bar that a person sees.
+            completer: makes what completes prompts, given the policy and the longest completion in tokens.
         """
-        self._policy = policy
+        self.policy = policy
         self._config = config
         self._shards = shards
         self._title = title
-        self._completer = Completer(policy, config.evaluation.max_completion_tokens)
+        self._completer = completer(policy, config.evaluation.max_completion_tokens)
         self._prompts: dict[str, list[int]] = {}
 
     def ask(self, examples: Sequence[Example], name: str = "greedy", temperature: float = 0.0) -> list[str]:
@@ -87,7 +107,7 @@ class Examiner:
         question = render_question(example)
         if question not in self._prompts:
             prompt = self._config.prompt
-            self._prompts[question] = self._policy.prompt_tokens(messages(prompt.system, prompt.shown, question))
+            self._prompts[question] = self.policy.prompt_tokens(messages(prompt.system, prompt.shown, question))
         return self._prompts[question]
 
 

@@ -1,15 +1,20 @@
 """Policies that share one base model in memory: the adapters are switched, the base is loaded once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medgrpo.config import PolicyConfig
+from medgrpo.config import Config, PolicyConfig
 from medgrpo.errors import NotFoundError, UserError
+from medgrpo.generation import Completer
 from medgrpo.policy import ADAPTER_FILES, Policy, adapter_digest, attach, load_base, store_adapter
 from medgrpo.settings import Settings
 from medgrpo.types import BaseRef, CheckpointRef
+
+if TYPE_CHECKING:
+    from medgrpo.evaluation.vllm import VllmPolicies
 
 
 class Policies:
@@ -23,6 +28,9 @@ class Policies:
     @cached_property
     def _plain(self) -> Policy:
         return load_base(self._base.folder, self._policy.dtype, self._policy.load_in_4bit)
+
+    completer = staticmethod(Completer)
+    """What completes prompts with a policy of `wearing`, given the longest completion in tokens."""
 
     @contextmanager
     def wearing(self, checkpoint: CheckpointRef) -> Iterator[Policy]:
@@ -45,6 +53,23 @@ class Policies:
             policy.model.unload()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # whether the next adapter is merged into a copy hangs on what is free
+
+
+@contextmanager
+def open_policies(
+    config: Config, base: BaseRef, checkpoints: Sequence[CheckpointRef], settings: Settings
+) -> "Iterator[Policies | VllmPolicies]":
+    """The engine that the config asks for; what it has started ends with the context."""
+    if config.evaluation.engine == "transformers":
+        yield Policies(base, config.policy, settings)
+        return
+    from medgrpo.evaluation.vllm import VllmPolicies
+
+    policies = VllmPolicies(base, config.policy, checkpoints, settings)
+    try:
+        yield policies
+    finally:
+        policies.close()
 
 
 def adopt_adapter(folder: Path, settings: Settings) -> CheckpointRef:

@@ -9,6 +9,7 @@ from typing import Any
 from medgrpo.config import Config
 from medgrpo.errors import ConfigError
 from medgrpo.settings import Settings
+from medgrpo.vllm.child import find_executable
 
 SHARDING = ("FSDP", "DEEPSPEED")
 """accelerate's names for what spreads the weights over processes."""
@@ -52,7 +53,7 @@ def check_place(config: Config, settings: Settings) -> None:
     """Refuse what would fail minutes after the start.
 
     Raises:
-        ConfigError: the message names the setting to change.
+        UserError: the message names the setting to change.
     """
     _check_split(config, settings.processes)
     _check_vllm(config, settings)
@@ -82,6 +83,8 @@ def _check_split(config: Config, processes: int) -> None:
 
 
 def _check_vllm(config: Config, settings: Settings) -> None:
+    if config.evaluation.engine == "vllm" and not settings.vllm_engine_url:
+        find_executable(settings)  # the evaluation comes after hours of training
     rollouts = config.grpo.rollouts
     if rollouts == "transformers":
         return

@@ -8,26 +8,37 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import httpx
 
+from medgrpo.config import PolicyConfig
 from medgrpo.errors import ServeError, UserError
-from medgrpo.processes import end_group
-from medgrpo.serve.engine import BASE, Source
+from medgrpo.policy import choose_dtype
+from medgrpo.processes import end_group, started_by, tied
 from medgrpo.settings import Settings
+from medgrpo.types import BaseRef
 
 START_S = 900
 """How long vLLM may take until it answers, in seconds: a large base compiles for minutes."""
 GRACE_S = 20
 POLL_S = 0.5
 LAST_LINES = 15
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM lays out adapters for."""
+RANKS = (16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM lays out adapters for, from the smallest that we ask for."""
 ADAPTERS = 4
-"""Adapters that may be in use by one batch: champion, challenger, and what is loaded beside them at a swap."""
+"""Adapters that one batch may use: champion, challenger, and what is loaded beside them at a swap."""
+
+
+class Hosted(NamedTuple):
+    """What vLLM is to hold."""
+
+    base: BaseRef
+    policy: PolicyConfig
+    rank: int
+    """The largest rank of an adapter; see `lora_rank`."""
 
 
 class Child:
@@ -36,17 +47,23 @@ class Child:
     Attributes:
         url: where it answers, on loopback.
         key: the key that it asks for: other users of this machine don't have it.
+        log: the file that it logs to.
     """
 
-    def __init__(self, source: Source, settings: Settings) -> None:
+    def __init__(self, hosted: Hosted, log: Path, settings: Settings) -> None:
+        """Start it.
+
+        Raises:
+            UserError: there is no vLLM here, or the base isn't one for it.
+        """
         self.key = secrets.token_urlsafe(24)
-        self.log = settings.serving / "vllm.log"
+        self.log = log
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [_executable(settings), *_arguments(source, port), *shlex.split(settings.vllm_arguments)]
-        self.log.parent.mkdir(mode=0o700, exist_ok=True)
-        with self.log.open("wb") as log:
-            self._process = _start(command, self.key, log)
+        command = [find_executable(settings), *_arguments(hosted, port), *shlex.split(settings.vllm_arguments)]
+        log.parent.mkdir(mode=0o700, exist_ok=True)
+        with log.open("wb") as output:
+            self._process = _start(command, self.key, output, settings)
 
     async def ready(self) -> None:
         """Wait until it answers.
@@ -79,42 +96,45 @@ class Child:
         return "".join(f"\n  {line}" for line in lines)
 
 
-def lora_rank(adapter: Path | None) -> int:
-    """The smallest rank of vLLM's that the adapter fits in; 16 at least, as the next one may be larger."""
-    if adapter is None:
-        return 16
-    rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    return next((known for known in RANKS if known >= max(rank, 16)), rank)
+def lora_rank(adapters: Iterable[Path]) -> int:
+    """The smallest rank of vLLM's that all adapters fit in; 16 at least, as the next one may be larger."""
+    settings = [json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")) for adapter in adapters]
+    rank = max((int(each["r"]) for each in settings), default=0)
+    return next((known for known in RANKS if known >= rank), rank)
 
 
-def _executable(settings: Settings) -> str:
+def find_executable(settings: Settings) -> str:
+    """Path of vLLM's executable.
+
+    Raises:
+        UserError: it isn't there.
+    """
     found = shutil.which(settings.vllm_command)
     if found is None:
         raise UserError(
             f"there is no command '{settings.vllm_command}': install vLLM in an environment of its own and set "
-            "MEDGRPO_VLLM_COMMAND to its vllm, give the URL of a running one (--engine-url), or use --engine embedded"
+            "MEDGRPO_VLLM_COMMAND to its vllm, give the URL of a running one (MEDGRPO_VLLM_ENGINE_URL), or do without "
+            "it: --engine embedded for the served stage, --set evaluation.engine=transformers for evaluations"
         )
     return found
 
 
-def _arguments(source: Source, port: int) -> list[str]:
-    if source.policy.load_in_4bit:
-        raise UserError("vLLM doesn't serve a 4-bit base here, as it would be another policy: use --engine embedded")
+def _arguments(hosted: Hosted, port: int) -> list[str]:
+    if hosted.policy.load_in_4bit:
+        raise UserError(
+            "vLLM doesn't load a 4-bit base here, as it would be another policy: --engine embedded serves it, "
+            "--set evaluation.engine=transformers evaluates it"
+        )
+    # The embedded engine's dtype: vLLM's own `auto` rounds float32 weights to 16 bits.
+    dtype = str(choose_dtype(hosted.policy.dtype)).removeprefix("torch.")
     return [
-        *("serve", source.base.folder, "--served-model-name", BASE, "--host", "127.0.0.1", "--port", str(port)),
-        *("--enable-lora", "--max-loras", str(ADAPTERS), "--max-lora-rank", str(lora_rank(source.adapter))),
-        *("--dtype", _dtype(source.policy.dtype), "--uvicorn-log-level", "warning"),
+        *("serve", hosted.base.folder, "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port)),
+        *("--enable-lora", "--max-loras", str(ADAPTERS), "--max-lora-rank", str(hosted.rank)),
+        *("--dtype", dtype, "--uvicorn-log-level", "warning"),
     ]
 
 
-def _dtype(name: str) -> str:
-    """What the embedded engine would compute in: vLLM's own `auto` rounds float32 weights to 16 bits."""
-    from medgrpo.policy import choose_dtype
-
-    return str(choose_dtype(name)).removeprefix("torch.")
-
-
-def _start(command: list[str], key: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+def _start(command: list[str], key: str, log: IO[bytes], settings: Settings) -> "subprocess.Popen[bytes]":
     ours = {
         "VLLM_API_KEY": key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -122,17 +142,14 @@ def _start(command: list[str], key: str, log: IO[bytes]) -> "subprocess.Popen[by
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    # vLLM has an environment of its own: this one's packages must not get in its way.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ours
-    # By its path: it needs nothing of the package, and starts sooner without.
-    keeper = Path(__file__).with_name("keeper.py")
     return subprocess.Popen(
-        [sys.executable, "-I", str(keeper), *command],
+        # vLLM has an environment of its own: this one's packages must not get in its way.
+        tied(["env", "-u", "PYTHONPATH", *command]),
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env=environment,
+        env=os.environ | ours | started_by(settings),
     )
 
 
