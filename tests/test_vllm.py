@@ -41,7 +41,7 @@ from medgrpo.vllm.server import Server
 
 COMMAND = Settings().vllm_command
 ROWS = 8
-SWAPS = 2
+SWAPS = 4
 GREEDY = Decoding(max_tokens=40)
 
 

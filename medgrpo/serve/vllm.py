@@ -6,7 +6,7 @@ It gets the prompt's token ids, so that both engines see exactly the same prompt
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import httpx
@@ -175,7 +175,7 @@ class VllmLoaded:
         raise ServeError("vLLM ended a completion without saying why")
 
 
-async def _pieces(response: httpx.Response, prompt_tokens: int) -> AsyncIterator[Piece]:
+async def _pieces(response: httpx.Response, prompt_tokens: int) -> AsyncGenerator[Piece]:
     tokens = 0
     async for line in response.aiter_lines():
         kind, _, data = line.partition(": ")
