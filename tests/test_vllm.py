@@ -404,7 +404,7 @@ def check_evaluations(
         assert mine.sampled is not None
         texts = mine.sampled["completion"]
         assert (texts[::2].to_numpy() != texts[1::2].to_numpy()).any(), "each draw has random numbers of its own"
-    total = ROWS * len(found)
+    total = ROWS * len(found) - 1  # without the one that was planted
     print(f"\nof {total} greedy completions {same} are equal to those by transformers, {judged} are judged alike")
     assert same >= 0.75 * total
     assert judged >= 0.9 * total
