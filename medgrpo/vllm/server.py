@@ -171,6 +171,8 @@ class Server:
             hint = ""
             if response.status_code == 404 and path.endswith("_lora_adapter"):
                 hint = ": it needs --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and the adapter under this path"
+            if response.status_code == 401:
+                hint = ": set VLLM_API_KEY to its key"
             raise ServeError(f"vLLM refused {path} ({response.status_code}){hint}: {response.text[:500]}")
         return response
 
