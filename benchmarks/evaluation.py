@@ -1,7 +1,7 @@
 """Seconds to evaluate several checkpoints: one `evaluate_all` against a stock `generate` pass for each.
 
     medgrpo train configs/laptop.toml --set grpo.checkpoints=4
-    python benchmarks/evaluation.py [--rows 256] [--checkpoints 4] [--set evaluation.max_completion_tokens=128] [--random]
+    python benchmarks/evaluation.py [--rows 256] [--checkpoints 4] [--random] [--set KEY=VALUE]
 
 A stock pass is what a script would do for each checkpoint: load the base, put the adapter on it with PEFT, and call
 transformers' `generate` on batches of as many rows, in the same order. The checkpoints are those of the config's
