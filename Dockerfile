@@ -30,11 +30,10 @@ COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 
-# Deployments name flows and configs by their paths from here; the packages come from the environment above.
+# Deployments name configs by their paths from here; flows come from the environment above.
 WORKDIR /app
 COPY prefect.yaml ./
 COPY configs configs
-COPY flows flows
 
 USER medgrpo
 CMD ["medgrpo", "--help"]

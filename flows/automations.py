@@ -28,6 +28,10 @@ BLOCK = "medgrpo-notices"
 END_STATES = ("Completed", "NothingNew", "Failed", "TimedOut", "Cancelled", "Crashed")
 ENDS = {f"prefect.flow-run.{name}" for name in END_STATES}
 BEAT = "prefect.flow-run.heartbeat"
+STARTS = {f"prefect.flow-run.{name}" for name in ("Running", "Retrying", "Rerunning")}
+"""A flow run's first attempt, one after AwaitingRetry, and one after `prefect flow-run retry`."""
+LONGEST = timedelta(days=30)
+"""A flow run that has been running for longer is not tried again by itself."""
 RUN_TEXT = """{{ flow.name }}: flow run {{ flow_run.name }} is {{ flow_run.state.name }}
 {{ flow_run.state.message }}
 flow run {{ flow_run.id }}, at {{ flow_run|ui_url }}"""
@@ -53,8 +57,14 @@ def recovery(silence_s: float = SILENCE_S) -> list[AutomationCore]:
         posture=Posture.Proactive,
         within=timedelta(seconds=silence_s),
     )
+    # Only one that had started: what can't start, as without its folder, would crash again at once, and nobody counts.
     crashed = EventTrigger(
-        match=runs, match_related=_tagged(RETRIED_TAG), for_each=each, expect={"prefect.flow-run.Crashed"}
+        match=runs,
+        match_related=_tagged(RETRIED_TAG),
+        for_each=each,
+        after=STARTS,
+        expect={"prefect.flow-run.Crashed"},
+        within=LONGEST,
     )
     told = f"no sign of life for {silence_s:g} s"
     return [

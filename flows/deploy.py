@@ -70,6 +70,7 @@ class Deployed:
 
     flow: Flow[Any, Any]
     entrypoint: str
+    """Module and function: the installed package is enough, wherever the flow runs."""
     name: str
     description: str
     tags: list[str]
@@ -107,7 +108,7 @@ def flows_of(target: Target, schedule: Schedule | None) -> Iterator[Deployed]:
     parameters = {"config_path": target.path, "overrides": target.overrides}
     yield Deployed(
         flow=train_from_file,
-        entrypoint="flows/pipeline.py:train_from_file",
+        entrypoint="flows.pipeline.train_from_file",
         name=target.name,
         description="From a config file to an evaluated, registered adapter; promoted when it is better.",
         tags=[TAG, RETRIED_TAG],
@@ -117,7 +118,7 @@ def flows_of(target: Target, schedule: Schedule | None) -> Iterator[Deployed]:
     )
     yield Deployed(
         flow=promotion,
-        entrypoint="flows/promotion.py:promotion",
+        entrypoint="flows.promotion.promotion",
         name=target.name,
         description="A person approves the challenger in a form, or doesn't: for registry.approval = true.",
         tags=[TAG],
@@ -127,7 +128,7 @@ def flows_of(target: Target, schedule: Schedule | None) -> Iterator[Deployed]:
 
 RECONCILE = Deployed(
     flow=reconcile,
-    entrypoint="flows/reconcile.py:reconcile",
+    entrypoint="flows.reconcile.reconcile",
     name="medgrpo",
     description="Finds and mends what dead processes left on the worker's machine and in MLflow.",
     tags=[TAG],
@@ -176,7 +177,10 @@ def _put_pool(client: SyncPrefectClient, place: Place) -> str:
         found = client.read_work_pool(place.pool)
     except ObjectNotFound:
         template = anyio.run(get_default_base_job_template_for_infrastructure_type, place.pool_type)
-        client.create_work_pool(WorkPoolCreate(name=place.pool, type=place.pool_type, base_job_template=template or {}))
+        if template is None:
+            told = f"Prefect has no template for work pools of type {place.pool_type} here"
+            raise UserError(f"{told}: pip install prefect-{place.pool_type}, and try again") from None
+        client.create_work_pool(WorkPoolCreate(name=place.pool, type=place.pool_type, base_job_template=template))
         return "created"
     if found.type != place.pool_type:
         raise UserError(

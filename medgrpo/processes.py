@@ -80,6 +80,12 @@ def is_held(path: Path) -> bool | None:
     return False
 
 
+def is_held_elsewhere(name: str, settings: Settings) -> bool:
+    """Whether another living process than this one works on something."""
+    path = held_file(name, settings)
+    return path not in _held and is_held(path) is True
+
+
 def started_by(settings: Settings) -> dict[str, str]:
     """The environment that tells a child who started it: then an orphan can be known as one."""
     return {STARTED_BY: str(hold(f"process-{_own}", settings))}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from medgrpo.config import Config
 from medgrpo.errors import TrackingError
 from medgrpo.metric_names import report_figures, rows_label
-from medgrpo.processes import hold
+from medgrpo.processes import hold, is_held_elsewhere
 from medgrpo.settings import Settings
 from medgrpo.stage_runs import log_stage
 from medgrpo.types import CheckpointRef, DatasetRef, EvalReport, Frozen, RunRef, Split
@@ -185,11 +185,11 @@ def fail_run(run_id: str, settings: Settings) -> None:
     connect(settings).set_terminated(run_id, "FAILED")
 
 
-def fail_runs_of(flow_run_id: str, settings: Settings) -> None:
-    """Mark the runs that a Prefect flow run has opened, and not closed, as failed."""
-    client = connect(settings)
+def end_runs_of(flow_run_id: str, status: Literal["FAILED", "KILLED"], settings: Settings) -> None:
+    """Mark the runs that a Prefect flow run has opened, and not closed; not those that its next attempt works on."""
     for run in find_runs(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}' and attributes.status = 'RUNNING'", settings):
-        client.set_terminated(run.info.run_id, "FAILED")
+        if not is_held_elsewhere(run.info.run_id, settings):
+            end_run(run.info.run_id, status, settings)
 
 
 def open_runs(settings: Settings) -> list[OpenRun]:

@@ -6,7 +6,7 @@ from uuid import uuid4
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
 from prefect.flows import Flow
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run as this_flow_run
 from prefect.states import State
 
 from medgrpo.config import Config
@@ -15,7 +15,7 @@ from medgrpo.keys import noted_train_key, train_key
 from medgrpo.processes import hold
 from medgrpo.progress import outlive_output
 from medgrpo.settings import Settings
-from medgrpo.tracking import FLOW_RUN_TAG, describe_run, fail_runs_of, is_open_for, retire_run, run_url
+from medgrpo.tracking import FLOW_RUN_TAG, describe_run, end_runs_of, is_open_for, retire_run, run_url
 from medgrpo.tracking import close_run as close_mlflow_run
 from medgrpo.tracking import open_run as open_mlflow_run
 from medgrpo.types import BaseRef, DatasetRef, RunRef
@@ -43,15 +43,15 @@ def _forget(parameters: Parameters) -> None:
 def open_run(config: Config, base: BaseRef, dataset: DatasetRef) -> RunRef:
     """Find or create the MLflow run of this training key, and tell it which flow run works on it."""
     tags = {
-        FLOW_RUN_TAG: str(flow_run.id or ""),
-        "prefect.flow_run_name": str(flow_run.name or ""),
-        "prefect.flow_run_url": str(flow_run.ui_url or ""),
+        FLOW_RUN_TAG: str(this_flow_run.id or ""),
+        "prefect.flow_run_name": str(this_flow_run.name or ""),
+        "prefect.flow_run_url": str(this_flow_run.ui_url or ""),
     }
     settings = Settings()
     run = open_mlflow_run(config, dataset, noted_train_key(config, dataset, base, settings), settings, tags)
     link = run_url(run, settings)
-    if flow_run.ui_url:
-        shown = f"Last worked on by Prefect's flow run [{flow_run.name}]({flow_run.ui_url})."
+    if this_flow_run.ui_url:
+        shown = f"Last worked on by Prefect's flow run [{this_flow_run.name}]({this_flow_run.ui_url})."
         describe_run(run, shown, settings)
     create_markdown_artifact(key="mlflow-run", markdown=f"[MLflow run {run.run_id}]({link}) of `{config.model_name}`")
     return run
@@ -76,12 +76,16 @@ def close_run(config: Config, base: BaseRef, dataset: DatasetRef, run: RunRef, t
     note_finished(config, base, dataset, run, told, settings)
 
 
-def hold_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:
+# A worker calls the hooks of a run that it ended by these parameters' names, the flow's own process by their order.
+
+
+def hold_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of a flow that starts: as long as this process lives, nobody takes the flow run for a dead one."""
-    hold(str(run.id), Settings())
+    hold(str(flow_run.id), Settings())
     outlive_output()  # a worker that is killed takes its end of our output with it
 
 
-def fail_run(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:
+def fail_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of a flow that did not finish: its MLflow run doesn't go on looking busy."""
-    fail_runs_of(str(run.id), Settings())
+    cancelled = state.is_cancelling() or state.is_cancelled()
+    end_runs_of(str(flow_run.id), "KILLED" if cancelled else "FAILED", Settings())

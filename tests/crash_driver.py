@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 from prefect import flow
+from prefect_server import until
 
 from medgrpo.config_file import read_config
 from tasks.prepare import prepare, resolve_base
@@ -21,7 +21,6 @@ from tasks.track import close_run, fail_run, hold_run, open_run
 from tasks.train import train
 
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 120
 POOL = "crashes"
 
 
@@ -35,23 +34,6 @@ def short_pipeline(config_path: str) -> None:
     training = train(config, base, dataset, run)
     register(config, base, dataset, training.checkpoints[-1], run, {})
     close_run(config, base, dataset, run, "registered")
-
-
-def until(condition: Callable[[], Any], complaint: str, patience_s: float = PATIENCE_S) -> Any:
-    """Ask until other processes have made a condition true; its value."""
-    deadline = time.monotonic() + patience_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, complaint
-        time.sleep(0.1)
-    return value
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Server:
@@ -90,13 +72,6 @@ class Server:
             self.process.wait(60)
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 class Prefect:
     """A Prefect server's API, as the UI uses it."""
 
@@ -130,12 +105,18 @@ class Prefect:
         }
         return str(self.ask("POST", "/deployments/", deployment)["id"])
 
-    def start(self, deployment: str, config: Path, env: Mapping[str, str]) -> str:
-        order = {"parameters": {"config_path": str(config)}, "job_variables": {"env": dict(env)}}
+    def start(self, deployment: str, config: Path, env: Mapping[str, str], tags: Sequence[str] = ()) -> str:
+        order: dict[str, Any] = {"parameters": {"config_path": str(config)}, "job_variables": {"env": dict(env)}}
+        order |= {"tags": list(tags)}
         return str(self.ask("POST", f"/deployments/{deployment}/create_flow_run", order)["id"])
 
     def state(self, flow_run: str) -> str:
         return str(self.ask("GET", f"/flow_runs/{flow_run}")["state"]["type"])
+
+    def states(self, flow_run: str) -> list[Any]:
+        """All states that it was in, the oldest first."""
+        found = self.ask("GET", f"/flow_run_states/?flow_run_id={flow_run}")
+        return sorted(found, key=lambda state: str(state["timestamp"]))
 
     def set_state(self, flow_run: str, kind: str, name: str) -> None:
         state: dict[str, Any] = {"type": kind, "name": name}

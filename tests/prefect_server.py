@@ -1,4 +1,4 @@
-"""A real Prefect server with its services, for tests of deployments, reruns and notices."""
+"""A real Prefect server with its services, and waiting for it."""
 
 import os
 import socket
@@ -16,12 +16,16 @@ PATIENCE_S = 300
 T = TypeVar("T")
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def prefect_server(home: Path) -> Iterator[str]:
     """Run a server on a free port; the URL of its API."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -1,19 +1,15 @@
 """Cleaning: what is old and not needed goes; champion and previous go on serving, and their figures can be recomputed."""
 
 import fcntl
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from native_stack import free_ports
+from prefect_server import free_port, prefect_server
 from serve_driver import served_answer
 
 from medgrpo import registry
@@ -71,7 +67,7 @@ def test_the_table_says_how_much_and_that_nothing_is_gone_yet() -> None:
 
 
 def test_a_prefect_that_is_not_there_is_named() -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     with pytest.raises(MedgrpoError, match=rf"127.0.0.1:{port}.*PREFECT_API_URL"):
         ended_flow_runs(NOW, f"http://127.0.0.1:{port}/api")
 
@@ -96,32 +92,6 @@ def made(config: Config, home: Settings) -> dict[str, Stages]:
         home,
     )
     return found
-
-
-@contextmanager
-def _prefect(folder: Path) -> Iterator[str]:
-    """A real Prefect server."""
-    (port,) = free_ports(1)
-    environment = os.environ | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen([*command, "--no-services"], env=environment, stdout=log, stderr=log)
-    url, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + 120
-    try:
-        while not _is_ready(url):
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.2)  # between two questions to another process
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/ready", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _flow_run(url: str, flow: str) -> str:
@@ -149,7 +119,7 @@ def test_only_what_nobody_needs_goes_and_the_rest_still_works(
     trash = client.create_run(old.run.experiment_id, run_name="mistake").info.run_id
     for run_id in (trash, made["previous"].run.run_id):
         client.delete_run(run_id)
-    with _prefect(tmp_path) as url:
+    with prefect_server(tmp_path) as url:
         of_champion, done = _flow_run(url, "medgrpo-train"), _flow_run(url, "medgrpo")
         foreign = _flow_run(url, "payroll")
         tag_run(made["champion"].run.run_id, FLOW_RUN_TAG, of_champion, home)

@@ -418,8 +418,8 @@ def test_prefect_reads_the_deployments_as_they_are_written() -> None:
 def test_a_deployment_names_a_flow_that_takes_its_parameters(deployment: str) -> None:
     """By the syntax tree: importing the flow would need the whole stack."""
     one = deployments()[deployment]
-    path, _, name = one["entrypoint"].partition(":")
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    module, _, name = one["entrypoint"].rpartition(".")
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     decorators = [node.func if isinstance(node, ast.Call) else node for node in function.decorator_list]
     assert [node.id for node in decorators if isinstance(node, ast.Name)] == ["flow"]
@@ -462,4 +462,4 @@ def prefect_yaml() -> dict[str, Any]:
 
 def deployments() -> dict[str, dict[str, Any]]:
     """By the flow's function: deployments are called after their config."""
-    return {one["entrypoint"].partition(":")[2]: one for one in prefect_yaml()["deployments"]}
+    return {one["entrypoint"].rpartition(".")[2]: one for one in prefect_yaml()["deployments"]}

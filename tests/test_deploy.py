@@ -1,11 +1,15 @@
 """Deployments against a real Prefect server: made once, refused when wrong, started by a schedule, run by a worker."""
 
+import inspect
+import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -141,23 +145,96 @@ def test_no_server_is_one_clear_message(tmp_path: Path) -> None:
     assert "Traceback" not in away.stderr
 
 
-# --- a scheduled run, from the clock to the registry
+# --- containers
 
 
-@pytest.fixture
-def worker(on_server: str, settings: Settings, tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A real process worker."""
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_a_container_pool_s_template_takes_what_a_deployment_says(on_server: str, api: httpx.Client, kind: Any) -> None:
+    """Prefect's own template; no container is started here."""
+    place = {"pool": f"in-{kind}", "pool_type": kind, "image": "medgrpo:local"}
+    done = changes([target(kind)], **place)
+    assert done[f"work pool in-{kind}"] == done[f"deployment medgrpo-train/{kind}"] == "created"
+    assert set(changes([target(kind)], **place).values()) == {"unchanged"}
+    template = api.get(f"/work_pools/in-{kind}").json()["base_job_template"]
+    variables = read(api, f"medgrpo-train/{kind}")["job_variables"]
+    assert variables["image"] == "medgrpo:local"
+    used = json.dumps(template["job_configuration"])
+    for name in variables:
+        assert name in template["variables"]["properties"], name
+        assert f"{{{{ {name} }}}}" in used, f"{name} goes nowhere"
+
+
+# --- what crashes
+
+
+def test_hooks_take_their_arguments_by_name() -> None:
+    """As a worker calls them for a flow run that it has ended, or found dead."""
+    from flows.pipeline import pipeline, train_from_file
+    from flows.reconcile import reconcile
+
+    for flow in (pipeline, train_from_file, reconcile):
+        for hook in (*flow.on_running_hooks, *flow.on_crashed_hooks, *flow.on_cancellation_hooks):
+            inspect.signature(hook).bind(flow=flow, flow_run=None, state=None)
+
+
+def change_state(api: httpx.Client, run: str, *kinds: str) -> None:
+    """What the worker and the process of a flow run tell Prefect."""
+    for kind in kinds:
+        asked = {"state": {"type": kind, "name": kind.capitalize()}, "force": True}
+        until(lambda asked=asked: api.post(f"/flow_runs/{run}/set_state", json=asked).is_success, f"{run} isn't {kind}")
+
+
+def test_a_crashed_run_is_tried_again_by_itself_until_it_gives_up(on_server: str, api: httpx.Client) -> None:
+    """Real automations. The crashes are told to Prefect as a worker tells them; the end is the flow's own."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+
+    from flows.pipeline import train_from_file
+    from flows.recovery import MAX_RETRIES
+
+    changes([target("crashing")])
+    deployment = read(api, "medgrpo-train/crashing")["id"]
+    broken, run = start(api, deployment, {}), start(api, deployment, {})
+    change_state(api, broken, "PENDING", "CRASHED")
+    for _ in range(MAX_RETRIES + 1):
+        change_state(api, run, "PENDING", "RUNNING", "CRASHED")
+        until(lambda: api.get(f"/flow_runs/{run}").json()["state_name"] == "AwaitingRetry", "it wasn't tried again")
+    assert api.get(f"/flow_runs/{broken}").json()["state_name"] == "Crashed", "what could not start is left alone"
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(UUID(run))
+    parameters = {"start_from": None, **found.parameters}
+    last = run_flow(train_from_file, flow_run=found, parameters=parameters, return_type="state")
+    assert last.is_failed()
+    assert f"crashed {MAX_RETRIES + 1} times in a row" in last.message
+    for made in (broken, run):
+        api.delete(f"/flow_runs/{made}")
+
+
+# --- a scheduled run, from the clock to the registry, and what comes after it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where flows run: no checkout, only a config."""
+    made = tmp_path_factory.mktemp("flows-run-here")
+    shutil.copy(SMOKE, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def worker(prefect_api: str, settings: Settings, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A real process worker, with medgrpo as a package."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "scheduled", "--type", "process"]
     environment = os.environ | {
         "MEDGRPO_HOME": str(settings.root),
-        "PREFECT_API_URL": on_server,
+        "PREFECT_API_URL": prefect_api,
         "PREFECT_LOCAL_STORAGE_PATH": str(settings.root / "results"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    with (tmp_path / "worker.log").open("w") as log:
+    with (folder / "worker.log").open("w") as log:
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             yield process
@@ -189,29 +266,87 @@ def ended(api: httpx.Client, run: str) -> Any:
     return until(last, f"flow run {run} did not end")
 
 
-@pytest.mark.slow
-def test_a_scheduled_run_trains_registers_and_decides(
-    on_server: str, api: httpx.Client, worker: Any, settings: Settings, tmp_path: Path
-) -> None:
+def stages(api: httpx.Client, run: str, wanted: Sequence[str]) -> dict[str, set[str]]:
+    """Stage → states of its task runs, once these stages are among them: Prefect hears of them a little later."""
+
+    def read_all() -> dict[str, set[str]] | None:
+        found: dict[str, set[str]] = {}
+        for one in api.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run]}}}).json():
+            found.setdefault(one["name"].rsplit("-", 1)[0], set()).add(one["state_name"])
+        return found if set(wanted) <= set(found) else None
+
+    return until(read_all, f"no task runs of {wanted}")
+
+
+OVERRIDES = ["name=scheduled", "grpo.steps=2", "grpo.checkpoints=1", "grpo.num_generations=4"]
+OVERRIDES += ["grpo.prompts_per_step=2", "data.source.rows=60", "data.validation_rows=6", "data.test_rows=12"]
+
+
+@pytest.fixture(scope="module")
+def scheduled(prefect_api: str, api: httpx.Client, worker: Any, folder: Path) -> Any:
+    """The first run of a deployment that Prefect's scheduler has started, once it has ended."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
     from flows.deploy import parse_schedule
 
-    overrides = ["name=scheduled", "grpo.steps=2", "grpo.checkpoints=1", "grpo.num_generations=4"]
-    overrides += ["grpo.prompts_per_step=2", "data.source.rows=60", "data.validation_rows=6", "data.test_rows=12"]
-    place = {"pool": "scheduled", "directory": str(ROOT)}
-    changes([target("scheduled", SMOKE, overrides)], schedule=parse_schedule("", "15s", "UTC"), **place)
+    place = {"pool": "scheduled", "directory": str(folder), "schedule": parse_schedule("", "15s", "UTC")}
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        changes([target("scheduled", "smoke.toml", OVERRIDES)], **place)
     deployment = read(api, "medgrpo-train/scheduled")
     first = until(
         lambda: next((one for one in flow_runs(api, deployment["id"]) if one["state_type"] != "SCHEDULED"), None),
         "the worker took up no scheduled run",
         worker,
     )
-    assert first["auto_scheduled"]
-    schedule = deployment["schedules"][0]["id"]
-    path = f"/deployments/{deployment['id']}/schedules/{schedule}"
+    path = f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}"
     # SQLite answers 503 while the server's own services write.
     until(lambda: api.patch(path, json={"active": False}).is_success, "the schedule could not be ended")
-    done = ended(api, first["id"])
-    assert done["state_name"] == "Completed", done["state"]["message"]
+    return ended(api, first["id"])
 
+
+@pytest.mark.slow
+def test_a_scheduled_run_trains_registers_and_decides(scheduled: Any, settings: Settings) -> None:
+    assert scheduled["auto_scheduled"]
+    assert scheduled["state_name"] == "Completed", scheduled["state"]["message"]
     version = registry.get("medgrpo-scheduled", 1, settings)
     assert registry.read_decision(version, settings).reasons
+
+
+@pytest.mark.slow
+def test_the_next_run_of_an_unchanged_config_is_nothing_new(scheduled: Any, api: httpx.Client) -> None:
+    run = start(api, scheduled["deployment_id"], {})
+    done = ended(api, run)
+    assert (done["state_type"], done["state_name"]) == ("COMPLETED", "NothingNew")
+    assert "medgrpo-scheduled version 1" in done["state"]["message"]
+    assert set(stages(api, run, ["find-finished"])) == {"resolve-base", "prepare", "find-finished"}
+
+
+@pytest.mark.slow
+def test_changed_data_trains_again_and_a_retry_after_it_does_not(
+    scheduled: Any, api: httpx.Client, settings: Settings, tmp_path: Path, on_server: str
+) -> None:
+    """The evaluation fails; then what `prefect flow-run retry` and the UI's button do."""
+    kept, trainings = settings.root / "evaluations", settings.root / "training"
+    before = set(trainings.iterdir())
+    kept.rename(tmp_path / "evaluations")
+    kept.write_text("not a folder: nothing can be stored under it", encoding="utf-8")
+    try:
+        run = start(api, scheduled["deployment_id"], {"parameters": {"overrides": [*OVERRIDES, "data.source.rows=64"]}})
+        assert ended(api, run)["state_type"] == "FAILED"
+    finally:
+        kept.unlink()
+        (tmp_path / "evaluations").rename(kept)
+    (training,) = set(trainings.iterdir()) - before
+    begun = (training / "job.json").stat().st_mtime_ns  # written whenever the training process starts
+
+    command = [sys.executable, "-m", "prefect", "flow-run", "retry", run]
+    subprocess.run(command, check=True, capture_output=True)
+    done = ended(api, run)
+    assert (done["state_name"], done["run_count"]) == ("Completed", 2), done["state"]["message"]
+    assert (training / "job.json").stat().st_mtime_ns == begun, "it must not train again"
+    found = stages(api, run, ["evaluate all", "close-run"])
+    for stage in ("resolve-base", "prepare", "validate", "audit", "train", "report"):
+        assert "Cached" in found[stage], (stage, found)
+    assert found["evaluate all"] == {"Failed", "Completed"}
+    first, second = (registry.get("medgrpo-scheduled", number, settings) for number in (1, 2))
+    assert first.run_id != second.run_id

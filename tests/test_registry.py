@@ -78,7 +78,7 @@ def test_a_run_is_found_again_by_its_key(own: Config, dataset: DatasetRef, run: 
 def test_a_failed_flow_leaves_no_run_that_looks_busy(own: Config, dataset: DatasetRef, settings: Settings) -> None:
     mine = tracking.open_run(own, dataset, "k1", settings, {tracking.FLOW_RUN_TAG: "flow-a"})
     others = tracking.open_run(own, dataset, "k2", settings, {tracking.FLOW_RUN_TAG: "flow-b"})
-    tracking.fail_runs_of("flow-a", settings)
+    tracking.end_runs_of("flow-a", "FAILED", settings)
     client = tracking.connect(settings)
     assert client.get_run(mine.run_id).info.status == "FAILED"
     assert client.get_run(others.run_id).info.status == "RUNNING"
