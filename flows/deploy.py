@@ -230,7 +230,8 @@ def _request(wanted: Deployed, place: Place, found: DeploymentResponse | None) -
         "enforce_parameter_schema": True,
         "concurrency_limit": wanted.concurrency_limit,
         "work_pool_name": place.pool,
-        "pull_steps": [{PULL: {"directory": place.directory}}] if place.directory else None,
+        # Empty, not None: that would keep the folder of an earlier deployment.
+        "pull_steps": [{PULL: {"directory": place.directory}}] if place.directory else [],
         "job_variables": {"env": ENVIRONMENT} | ({"image": place.image} if place.image else {}),
         "schedules": [*kept, *ours],
     }

@@ -184,6 +184,10 @@ def change_state(api: httpx.Client, run: str, *kinds: str) -> None:
         until(lambda asked=asked: api.post(f"/flow_runs/{run}/set_state", json=asked).is_success, f"{run} isn't {kind}")
 
 
+def state_name(api: httpx.Client, run: str) -> str:
+    return str(api.get(f"/flow_runs/{run}").json().get("state_name"))
+
+
 def test_a_crashed_run_is_tried_again_by_itself_until_it_gives_up(on_server: str, api: httpx.Client) -> None:
     """Real automations. The crashes are told to Prefect as a worker tells them; the end is the flow's own."""
     from prefect.client.orchestration import get_client
@@ -198,8 +202,8 @@ def test_a_crashed_run_is_tried_again_by_itself_until_it_gives_up(on_server: str
     change_state(api, broken, "PENDING", "CRASHED")
     for _ in range(MAX_RETRIES + 1):
         change_state(api, run, "PENDING", "RUNNING", "CRASHED")
-        until(lambda: api.get(f"/flow_runs/{run}").json()["state_name"] == "AwaitingRetry", "it wasn't tried again")
-    assert api.get(f"/flow_runs/{broken}").json()["state_name"] == "Crashed", "what could not start is left alone"
+        until(lambda: state_name(api, run) == "AwaitingRetry", "it was not tried again")
+    assert state_name(api, broken) == "Crashed", "what could not start is left alone"
     with get_client(sync_client=True) as client:
         found = client.read_flow_run(UUID(run))
     parameters = {"start_from": None, **found.parameters}
