@@ -188,6 +188,7 @@ def state_name(api: httpx.Client, run: str) -> str:
     return str(api.get(f"/flow_runs/{run}").json().get("state_name"))
 
 
+@pytest.mark.slow
 def test_a_crashed_run_is_tried_again_by_itself_until_it_gives_up(on_server: str, api: httpx.Client) -> None:
     """Real automations. The crashes are told to Prefect as a worker tells them; the end is the flow's own."""
     from prefect.client.orchestration import get_client
