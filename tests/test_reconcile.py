@@ -282,6 +282,16 @@ def test_a_run_from_elsewhere_is_judged_by_its_flow_run(store: Settings, opened:
     assert not findings[unknown].mendable and status(unknown, store) == "RUNNING"
 
 
+def test_a_hook_that_comes_late_leaves_what_the_next_attempt_works_on(
+    store: Settings, opened: Callable[..., str]
+) -> None:
+    lost, retried = (opened(prefect__flow_run_id="flow") for _ in range(2))
+    dead(store, lost)
+    with another(HOLDER, store, retried):
+        tracking.end_runs_of("flow", "KILLED", store)
+        assert (status(lost, store), status(retried, store)) == ("KILLED", "RUNNING")
+
+
 def test_a_nested_run_is_as_alive_as_its_parent(store: Settings, opened: Callable[..., str]) -> None:
     lost, alive = opened(), opened()
     below = {run: opened(mlflow__parentRunId=run) for run in (lost, alive)}
