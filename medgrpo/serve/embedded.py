@@ -23,6 +23,8 @@ from transformers import ContinuousBatchingConfig
 from medgrpo.errors import ServeError
 from medgrpo.grpo.inference_copy import InferenceCopy, can_be_copied
 from medgrpo.policy import Policy, attach, load_base
+from medgrpo.serve.attention import NAME as ATTENTION
+from medgrpo.serve.attention import can_look_by_request
 from medgrpo.serve.drawing import Draw, own_processors
 from medgrpo.serve.engine import Decoding, Loaded, Piece, RequestRefused, Served, Source
 from medgrpo.serve.prompt import fitting_prompt
@@ -80,6 +82,7 @@ class EmbeddedVersion:
         ends = self._generation.eos_token_id
         self._ends = set(ends) if isinstance(ends, list) else {ends}
         self._pages = _pages(config, policy.model.dtype, self._context)
+        self._attention = policy.model.config._attn_implementation
         self._numbers = count()
         self._closed = False
         self.restarts = 0
@@ -147,7 +150,10 @@ class EmbeddedVersion:
             auto_switch_to_flash=False,
         )
         model = self._policy.model
+        model.set_attn_implementation(self._attention)
         batching = model.init_continuous_batching(self._generation, settings)
+        if can_look_by_request(model):  # afterwards: batching takes no attention that it doesn't know
+            model.set_attn_implementation(ATTENTION)
         batching.logit_processor = own_processors(model._get_logits_processor(self._generation))
         batching.start()
         return batching
