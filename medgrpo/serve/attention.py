@@ -1,6 +1,6 @@
 """Attention of requests that are batched without padding, on a CPU: each request looks at its own keys alone.
 
-transformers' own way without a GPU lets every token of the batch look at the keys of all requests, and masks others' away:
+transformers' own way without a GPU lets every token of the batch look at all requests' keys, and masks others' away:
 with eight requests that is eight times the work.
 """
 
