@@ -25,6 +25,8 @@ RETRIED_TAG = "gpu"
 """Tag of the flow runs that are tried again by themselves: trainings, which go on where they were."""
 BLOCK = "medgrpo-notices"
 """Name of the block that `--notify-url` makes."""
+SERVE_BLOCK = "medgrpo-serve"
+"""Name of the block that `--serve-url` makes."""
 END_STATES = ("Completed", "NothingNew", "Failed", "TimedOut", "Cancelled", "Crashed")
 ENDS = {f"prefect.flow-run.{name}" for name in END_STATES}
 BEAT = "prefect.flow-run.heartbeat"
@@ -99,11 +101,25 @@ def notices(block: UUID) -> list[AutomationCore]:
     send = SendNotification(block_document_id=block, subject=subject, body=RUN_TEXT)
     found = [AutomationCore(name="medgrpo: notice of a failure", trigger=broken, actions=[send])]
     for event, what in ((PROMOTED, "is promoted"), (REFUSED, "is refused"), (WAITING, "waits for approval")):
-        trigger = EventTrigger(match={"prefect.resource.id": "medgrpo.model.*"}, expect={event})
+        trigger = _about_model(event)
         subject = f"medgrpo: {{{{ event.resource.name }}}} {what}"
         send = SendNotification(block_document_id=block, subject=subject, body=MODEL_TEXT.replace("{{ what }}", what))
         found.append(AutomationCore(name=f"medgrpo: notice that a version {what}", trigger=trigger, actions=[send]))
     return found
+
+
+def nudge(block: UUID) -> AutomationCore:
+    """What has a served stage look at the registry as soon as a version is promoted.
+
+    Args:
+        block: the webhook of the served stage.
+    """
+    return AutomationCore(
+        name="medgrpo: served stage follows a promotion",
+        description="It polls, too: this only saves it some seconds.",
+        trigger=_about_model(PROMOTED),
+        actions=[SendNotification(block_document_id=block, subject=PROMOTED, body="{{ event.resource.name }}")],
+    )
 
 
 def put(client: SyncPrefectClient, wanted: AutomationCore) -> str:
@@ -120,20 +136,44 @@ def put(client: SyncPrefectClient, wanted: AutomationCore) -> str:
 
 def put_block(url: str) -> tuple[UUID, str]:
     """Store a webhook as a notification block; its id, and what was done. The URL may hold a secret: it isn't shown."""
-    block = CustomWebhookNotificationBlock(
-        name=BLOCK,
-        url="{{ url }}",
-        method="POST",
-        json_data={"subject": "{{subject}}", "body": "{{body}}", "text": "{{subject}}\n{{body}}"},
-        secrets={"url": url},
+    return _put_webhook(
+        CustomWebhookNotificationBlock(
+            name=BLOCK,
+            url="{{ url }}",
+            method="POST",
+            json_data={"subject": "{{subject}}", "body": "{{body}}", "text": "{{subject}}\n{{body}}"},
+            secrets={"url": url},
+        )
     )
+
+
+def put_serve_block(url: str, key: str) -> tuple[UUID, str]:
+    """Store a served stage as a notification block; its id, and what was done.
+
+    Args:
+        url: of the stage, http://HOST:PORT.
+        key: one of its API keys, which the block keeps as a secret; empty: it needs none.
+    """
+    return _put_webhook(
+        CustomWebhookNotificationBlock(
+            name=SERVE_BLOCK,
+            url=f"{url.rstrip('/')}/v1/versions/refresh",
+            method="POST",
+            json_data={"subject": "{{subject}}", "body": "{{body}}"},
+            headers={"Authorization": "Bearer {{ key }}"} if key else {},
+            secrets={"key": key} if key else {},
+        )
+    )
+
+
+def _put_webhook(block: CustomWebhookNotificationBlock) -> tuple[UUID, str]:
     try:
-        stored = CustomWebhookNotificationBlock.load(BLOCK)
+        stored = CustomWebhookNotificationBlock.load(block.name)
     except ValueError:
-        return block.save(BLOCK), "created"
+        return block.save(block.name), "created"
     if _shown(stored) == _shown(block):
         return stored._block_document_id, "unchanged"
-    return block.save(BLOCK, overwrite=True), "updated"
+    return block.save(block.name, overwrite=True), "updated"
 
 
 def find_block(client: SyncPrefectClient, slug: str) -> UUID:
@@ -153,6 +193,10 @@ def find_block(client: SyncPrefectClient, slug: str) -> UUID:
     return found
 
 
+def _about_model(event: str) -> EventTrigger:
+    return EventTrigger(match={"prefect.resource.id": "medgrpo.model.*"}, expect={event})
+
+
 def _tagged(tag: str) -> dict[str, str | list[str]]:
     return {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"}
 
@@ -164,4 +208,4 @@ def _said(automation: AutomationCore) -> Any:
 
 
 def _shown(block: CustomWebhookNotificationBlock) -> list[object]:
-    return [block.url, block.method, block.json_data, block.secrets.get_secret_value()]
+    return [block.url, block.method, block.json_data, block.headers, block.secrets.get_secret_value()]

@@ -19,7 +19,18 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 from pydantic import ValidationError
 
-from flows.automations import HEARTBEAT_S, RETRIED_TAG, TAG, find_block, notices, put, put_block, recovery
+from flows.automations import (
+    HEARTBEAT_S,
+    RETRIED_TAG,
+    TAG,
+    find_block,
+    notices,
+    nudge,
+    put,
+    put_block,
+    put_serve_block,
+    recovery,
+)
 from flows.pipeline import train_from_file
 from flows.promotion import promotion
 from flows.reconcile import reconcile
@@ -62,6 +73,9 @@ class Place:
     """When trainings start by themselves; None: schedules stay as they are."""
     notify_url: str = ""
     notify_block: str = ""
+    serve_url: str = ""
+    """A served stage that is to look at the registry as soon as a version is promoted; empty: it polls."""
+    serve_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -269,3 +283,8 @@ def _put_notices(client: SyncPrefectClient, place: Place) -> Iterator[tuple[str,
     if block is not None:
         for automation in notices(block):
             yield f"automation '{automation.name}'", put(client, automation)
+    if place.serve_url:
+        block, done = put_serve_block(place.serve_url, place.serve_key)
+        yield "notification block custom-webhook/medgrpo-serve", done
+        automation = nudge(block)
+        yield f"automation '{automation.name}'", put(client, automation)

@@ -8,6 +8,7 @@ from typing import Any
 
 import follow_driver as driver
 import pytest
+from serve_driver import asking, wait_until
 
 from medgrpo import registry, tracking
 from medgrpo.config import Config
@@ -16,6 +17,7 @@ from medgrpo.policy import adapter_digest
 from medgrpo.registry import Aliases
 from medgrpo.serve.embedded import EmbeddedEngine
 from medgrpo.serve.engine import Decoding, Loaded, Piece
+from medgrpo.serve.engines import starting
 from medgrpo.serve.follow import Follower
 from medgrpo.serve.versions import UnknownVersion, Versions
 from medgrpo.settings import Settings
@@ -78,6 +80,20 @@ def test_the_base_answers_until_there_is_a_champion(
         }
 
     follow(own, settings, test)
+
+
+def test_a_nudge_over_http_has_the_registry_looked_at_now(
+    own: Config, made: list[ModelVersionRef], settings: Settings
+) -> None:
+    with asking(starting(own, settings, poll_s=3600)) as client:
+
+        def answering() -> str:
+            return str(client.get("/health").json()["version"])
+
+        assert answering() == "base"
+        promote(own, 1, settings)
+        assert client.post("/v1/versions/refresh", json={"subject": "medgrpo.promoted"}).status_code == 202
+        wait_until(lambda: answering() == f"{own.model_name}/1")
 
 
 def test_a_request_keeps_the_version_that_it_began_with(

@@ -29,7 +29,8 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                received.append({"path": self.path, **json.loads(body)})
+                key = self.headers.get("authorization")
+                received.append({"path": self.path, "key": key, **json.loads(body)})
                 self.send_response(204)
                 self.end_headers()
 
@@ -61,7 +62,7 @@ def deployed(receiver: Receiver, on_server: str) -> dict[str, str]:
     """Automations that tell the receiver."""
     from flows.deploy import Place, deploy
 
-    return dict(deploy([], Place(notify_url=receiver.url)))
+    return dict(deploy([], Place(notify_url=receiver.url, serve_url=receiver.url, serve_key="key-77")))
 
 
 def proposal(promote: bool) -> Proposal:
@@ -87,6 +88,17 @@ def test_an_outcome_reaches_the_webhook(deployed: Any, receiver: Receiver, outco
     assert message["subject"].startswith("medgrpo: ours")
     for words in ("ours version 7", "Dr Ann Lee", "70 rows won, 3 lost"):
         assert words in message["body"]
+
+
+def test_a_promotion_nudges_the_served_stage(deployed: Any, receiver: Receiver) -> None:
+    from prefect.events.worker import EventsWorker
+
+    from tasks.notices import tell
+
+    tell(proposal(promote=True), "promoted", "Dr Ann Lee")
+    EventsWorker.instance().wait_until_empty()
+    nudge = receiver.wait_for("/v1/versions/refresh")
+    assert (nudge["path"], nudge["key"]) == (f"/{SECRET}/v1/versions/refresh", "Bearer key-77")
 
 
 def test_what_is_champion_already_is_no_news(deployed: Any, receiver: Receiver) -> None:

@@ -67,6 +67,9 @@ def deploy(
         str, typer.Option(envvar="MEDGRPO_NOTIFY_URL", help="Webhook that is told of failures, promotions, refusals.")
     ] = "",
     notify_block: Annotated[str, typer.Option(help="Or a notification block, as slack-webhook/ours.")] = "",
+    serve_url: Annotated[
+        str, typer.Option(help="A served stage that is told of promotions at once; its key is in MEDGRPO_API_KEY.")
+    ] = "",
 ) -> None:
     """Set up the Prefect server that PREFECT_API_URL names; a second call changes nothing.
 
@@ -78,6 +81,7 @@ def deploy(
     from flows.deploy import Place, Target, parse_schedule
     from flows.deploy import deploy as bring_up
     from medgrpo.config_file import read_config
+    from medgrpo.serve.api_keys import key_from_environment
 
     targets = [Target(read_config(path, overrides or ()).name, str(path), overrides or []) for path in configs or []]
     place = Place(
@@ -89,6 +93,8 @@ def deploy(
         schedule=parse_schedule(cron, interval, timezone),
         notify_url=notify_url,
         notify_block=notify_block,
+        serve_url=serve_url,
+        serve_key=key_from_environment(),
     )
     for what, done in bring_up(targets, place):
         print(f"{done:9}  {what}")

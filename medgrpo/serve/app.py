@@ -190,6 +190,12 @@ def _add_versions(app: FastAPI, stage: Stage, lineage: Lineage) -> None:
         figures = [entry.model_dump() for entry in compare(stage.settings)]
         return {"loaded": loaded, "problem": stage.versions.problem, "figures": figures}
 
+    @app.post("/v1/versions/refresh", status_code=202, responses=REFUSALS)
+    async def refresh() -> dict[str, str]:
+        """Look at the registry now, as after a promotion. The answer doesn't wait for it: see `/v1/versions`."""
+        stage.nudge()
+        return {"status": "looking"}
+
     @app.get("/v1/versions/{role}", responses=REFUSALS)
     async def version(role: str) -> dict[str, Any]:
         """Where a version comes from: run, data, base, config, the gate's decision. `current`: what answers."""

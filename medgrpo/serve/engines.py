@@ -83,7 +83,7 @@ def starting(
                 await asyncio.wait([following])
             await versions.close()
 
-        return Stage(versions.engine, versions, config.serve, settings, ApiKeys.of(settings), close)
+        return Stage(versions.engine, versions, config.serve, settings, ApiKeys.of(settings), close, follower.nudge)
 
     return start
 

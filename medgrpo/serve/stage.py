@@ -40,6 +40,10 @@ async def nothing() -> None:
     """Nothing is to be ended."""
 
 
+def fixed() -> None:
+    """What is served for good follows nothing."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One served stage."""
@@ -51,3 +55,5 @@ class Stage:
     keys: ApiKeys
     close: Callable[[], Awaitable[None]] = nothing
     """Ends what was started with it, when the server ends."""
+    nudge: Callable[[], None] = fixed
+    """Has the registry looked at now, not at the next poll."""
