@@ -16,7 +16,7 @@ from medgrpo.types import Decision, Interval, ModelVersionRef, Verdict
 
 pytestmark = pytest.mark.usefixtures("on_server")
 
-SECRET = "hook-0f3a"
+SECRET, KEY = "hook-0f3a", "key-77"
 
 
 class Receiver:
@@ -38,7 +38,8 @@ class Receiver:
                 pass
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
+        self.host = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"{self.host}/{SECRET}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait_for(self, *words: str) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def deployed(receiver: Receiver, on_server: str) -> dict[str, str]:
     """Automations that tell the receiver."""
     from flows.deploy import Place, deploy
 
-    return dict(deploy([], Place(notify_url=receiver.url, serve_url=receiver.url, serve_key="key-77")))
+    return dict(deploy([], Place(notify_url=receiver.url, serve_url=receiver.host, serve_key=KEY)))
 
 
 def proposal(promote: bool) -> Proposal:
@@ -98,7 +99,7 @@ def test_a_promotion_nudges_the_served_stage(deployed: Any, receiver: Receiver) 
     tell(proposal(promote=True), "promoted", "Dr Ann Lee")
     EventsWorker.instance().wait_until_empty()
     nudge = receiver.wait_for("/v1/versions/refresh")
-    assert (nudge["path"], nudge["key"]) == (f"/{SECRET}/v1/versions/refresh", "Bearer key-77")
+    assert (nudge["path"], nudge["key"]) == ("/v1/versions/refresh", f"Bearer {KEY}")
 
 
 def test_what_is_champion_already_is_no_news(deployed: Any, receiver: Receiver) -> None:
@@ -128,13 +129,14 @@ def test_a_failed_flow_run_reaches_the_webhook(deployed: Any, receiver: Receiver
     assert str(run.id) in message["body"], "the message names the flow run"
 
 
-def test_the_secret_part_of_a_url_is_hidden(deployed: Any, on_server: str) -> None:
+def test_the_secret_part_of_a_url_and_the_key_are_hidden(deployed: Any, on_server: str) -> None:
     import httpx
 
     blocks = httpx.post(f"{on_server}/block_documents/filter", json={}, timeout=30).text
     assert "medgrpo-notices" in blocks
-    assert SECRET not in blocks
-    assert SECRET not in " ".join(deployed)
+    for secret in (SECRET, KEY):
+        assert secret not in blocks
+        assert secret not in " ".join(deployed)
 
 
 def test_an_unknown_block_is_one_message(on_server: str) -> None:
