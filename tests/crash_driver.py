@@ -69,7 +69,11 @@ class Server:
     def end(self, number: int = signal.SIGKILL) -> None:
         if self.process is not None and self.process.poll() is None:
             self.send(number)
-            self.process.wait(60)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:  # Prefect's worker now and then stays; a supervisor kills it then, too
+                self.send(signal.SIGKILL)
+                self.process.wait(60)
 
 
 class Prefect:

@@ -305,7 +305,7 @@ def test_flow_and_worker_killed_look_busy_until_reconciled(case: Case, stack: St
 def test_a_run_whose_worker_was_asked_to_end_is_finished_all_the_same(case: Case, stack: Stack) -> None:
     """Prefect's worker kills its flow runs and tells nobody: the automations of `medgrpo deploy` notice.
 
-    Now and then it ends without having killed them; then they go on, and end as they would have.
+    Now and then it kills none and stays; then they go on, and end as they would have.
     """
     from flows.automations import RETRIED_TAG, TAG
 
