@@ -35,7 +35,7 @@ class GroupTrace(Frozen):
 
 
 class RequestTrace(Frozen):
-    """A request that a version answered, as its trace shows it: masked for patient data."""
+    """A request that a version answered, as its trace shows it."""
 
     id: str
     """Id of the completion."""
@@ -53,7 +53,7 @@ class RequestTrace(Frozen):
 
 
 def log_request(request: RequestTrace, settings: Settings) -> None:
-    """Send a request's trace to its version's experiment, linked to the version's LoggedModel."""
+    """Send a request's trace to its version's experiment, linked to the version's LoggedModel. Mask it before."""
     import mlflow
 
     client = connect(settings)

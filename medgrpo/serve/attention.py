@@ -15,7 +15,9 @@ NAME = "medgrpo_by_request"
 
 def can_look_by_request(model: Any) -> bool:
     """Whether a model's attention is the plain kind, on a CPU: all layers see all tokens before them."""
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
+    config = model.config.get_text_config()
+    usual = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    kinds = getattr(config, "layer_types", None) or [usual]
     plain = model.config._attn_implementation == "sdpa" and set(kinds) == {"full_attention"}
     return bool(plain and model.device.type == "cpu")
 

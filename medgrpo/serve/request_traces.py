@@ -31,7 +31,7 @@ class RequestTraces:
         """Start the thread, where any share is to be traced."""
         self._settings = settings
         self._draw = random.Random().random
-        self._waiting: Queue[Completing] = Queue(WAITING)
+        self._waiting: Queue[RequestTrace] = Queue(WAITING)
         self._ending = Event()
         self._thread = Thread(target=self._send_all, name="request traces", daemon=True)
         if settings.trace_share:
@@ -42,7 +42,7 @@ class RequestTraces:
         if not completing.served.run_id or self._draw() >= self._settings.trace_share:
             return
         try:
-            self._waiting.put_nowait(completing)
+            self._waiting.put_nowait(_trace(completing))
         except Full:
             log.warning("%d traces of requests wait for MLflow: this one is left out", WAITING)
 
@@ -55,26 +55,31 @@ class RequestTraces:
     def _send_all(self) -> None:
         while True:
             try:
-                completing = self._waiting.get(timeout=LOOK_S)
+                trace = self._waiting.get(timeout=LOOK_S)
             except Empty:
                 if self._ending.is_set():
                     return
                 continue
             try:
-                log_request(_masked(completing), self._settings)
+                log_request(_masked(trace), self._settings)
             except Exception as error:  # whatever MLflow's client raises: people are answered all the same
                 log.warning("the trace of a request was not sent: %s", type(error).__name__)
 
 
-def _masked(completing: "Completing") -> RequestTrace:
-    """What a trace shows of a completion."""
+def _masked(trace: RequestTrace) -> RequestTrace:
+    turns = tuple(turn | {"content": mask(turn["content"])} for turn in trace.turns)
+    return trace.model_copy(update={"turns": turns, "completion": mask(trace.completion)})
+
+
+def _trace(completing: "Completing") -> RequestTrace:
+    """What a trace shows of a completion. The completion itself doesn't wait: it would keep its version in memory."""
     decoding, last = completing.decoding, completing.last
     return RequestTrace(
         id=completing.id,
         version=completing.served.version,
         run_id=completing.served.run_id,
-        turns=tuple({"role": turn["role"], "content": mask(turn["content"])} for turn in completing.turns),
-        completion=mask(completing.text),
+        turns=tuple(completing.turns),
+        completion=completing.text,
         figures={
             "temperature": decoding.temperature,
             "max_tokens": decoding.max_tokens,
