@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/laptop.toml"))
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=engines_here(Settings()))
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--requests", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--equal", type=int, metavar="ROWS")

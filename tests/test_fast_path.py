@@ -14,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from medgrpo.config import Config
 from medgrpo.data.store import read_split
+from medgrpo.grpo import inference_copy
 from medgrpo.grpo.arguments import trl_arguments
 from medgrpo.grpo.idle import Idle, mark_flat_groups
 from medgrpo.grpo.inference_copy import InferenceCopy, can_be_copied
@@ -252,7 +253,12 @@ def _many_ends(policy: Policy) -> tuple[int, ...]:
     return tuple(range(0, len(policy.tokenizer), 9))
 
 
-def test_greedy_samples_of_the_copy_equal_generate_for_prompts_of_different_lengths(policy: Policy) -> None:
+@pytest.mark.parametrize("few_rows", [0, 64])
+def test_greedy_samples_of_the_copy_equal_generate_for_prompts_of_different_lengths(
+    policy: Policy, few_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every CPU: with products of few rows as AMD's take them, and as the others do."""
+    monkeypatch.setattr(inference_copy, "FEW_ROWS", few_rows)
     prompts = _prompts(policy)[:3]
     sampled = sample(InferenceCopy(policy.model).refresh(), prompts, _decoding(policy, greedy=True)).tokens
     generation = GenerationConfig(max_new_tokens=24, do_sample=False, eos_token_id=policy.tokenizer.eos_token_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 import promotion_driver as driver
 import pytest
+from prefect_server import newest_flow_run
 
 from medgrpo import registry, tracking
 from medgrpo.config import Config
@@ -74,17 +75,13 @@ def flow() -> Iterator[Any]:
 
 def paused(running: "Future[str]") -> Any:
     """The flow run once it waits for the form."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    with get_client(sync_client=True) as client:
-        for _ in range(PATIENCE_S * 2):
-            newest = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
-            if newest and newest[0].state.is_paused():
-                return newest[0]
-            if running.done():
-                raise AssertionError(f"it ended without asking: {running.result()}")
-            wait([running], timeout=0.5)
+    for _ in range(PATIENCE_S * 2):
+        newest = newest_flow_run("medgrpo-promotion")
+        if newest and newest.state.is_paused():
+            return newest
+        if running.done():
+            raise AssertionError(f"it ended without asking: {running.result()}")
+        wait([running], timeout=0.5)
     raise AssertionError("it didn't ask")
 
 

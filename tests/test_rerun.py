@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect_server import newest_flow_run
 
 from medgrpo import tracking
 from medgrpo.config import Config
@@ -33,11 +34,7 @@ def states(flow_run: Any) -> dict[str, set[str]]:
 
 
 def newest() -> Any:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    with get_client(sync_client=True) as client:
-        return client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+    return newest_flow_run("medgrpo")
 
 
 def steps_logged(settings: Settings, key: str) -> int:
@@ -62,13 +59,15 @@ def test_a_failure_in_evaluation_does_not_train_again(
     if kept.exists():
         kept.rename(tmp_path / "evaluations")
     kept.write_text("not a folder: nothing can be stored under it", encoding="utf-8")
-    with pytest.raises(OSError):
-        pipeline(ours)
+    try:
+        with pytest.raises(OSError):
+            pipeline(ours)
+    finally:
+        kept.unlink()
     failed = newest()
     assert failed.state_name == "Failed"
     (folder,) = (path for path in (settings.root / "training").iterdir() if is_of(path, ours))
     trained = steps_logged(settings, folder.name)
-    kept.unlink()
 
     summary = rerun("")
     assert isinstance(summary, Summary)
