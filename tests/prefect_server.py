@@ -68,10 +68,20 @@ def answers(url: str) -> bool:
 
 
 def until(condition: Callable[[], T], complaint: str, process: "subprocess.Popen[bytes] | None" = None) -> T:
-    """Ask until a condition of another process holds, which tells us nothing by itself; what it gave."""
+    """Ask until a condition of another process holds, which tells us nothing by itself; what it gave.
+
+    A server that has no answer in time is asked again: its SQLite may be locked while two cores train beside it.
+    """
     deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
+    while not (found := _asked(condition)):
         assert time.monotonic() < deadline, complaint
         assert process is None or process.poll() is None, complaint
         time.sleep(0.2)
     return found
+
+
+def _asked(condition: Callable[[], T]) -> T | None:
+    try:
+        return condition()
+    except httpx.TimeoutException:
+        return None

@@ -39,7 +39,7 @@ def target(name: str, path: str = SMOKE, overrides: list[str] | None = None) -> 
 
 @pytest.fixture(scope="module")
 def api(prefect_api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=prefect_api, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=prefect_api, trust_env=False, timeout=60) as client:
         yield client
 
 
